@@ -1,0 +1,365 @@
+//! Starting containers: a supervisor is born, and told to give birth.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use gantry_supervisor::client::{Client, Event};
+use gantry_supervisor::order::{BirthOrder, NetworkOrder};
+use gantry_supervisor::protocol::Attach;
+use gantry_supervisor::{record, socket};
+use gantry_sys::mount::{Attributes, RDONLY, set_attributes};
+use rustix::fs::{CWD, FlockOperation};
+use rustix::mount::OpenTreeFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::attach::{AttachOptions, Attachment};
+use crate::config::NetworkMode;
+use crate::create::Prepared;
+use crate::error::Error;
+use crate::operation::Operation;
+use crate::order::{self, Source};
+use crate::{Engine, names, paths};
+
+impl Engine {
+    /// Starts a container that is not running.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], [`Error::Start`], and what the installation's files say.
+    pub fn start(
+        &self,
+        name: &str,
+        attach: Option<AttachOptions>,
+    ) -> Result<Option<Attachment>, Error> {
+        let row = self.find(name)?;
+        let operation = Operation::begin(&self.roots, &row.id)?;
+        if self.is_running(&row.id) {
+            operation.finish();
+            return match attach {
+                Some(options) => self.attach(name, options).map(Some),
+                // As in Docker: what runs already is no error.
+                None => Ok(None),
+            };
+        }
+        // An end that nobody has settled.
+        self.settle_locked(&row.id)?;
+        let row = self.find(&row.id)?;
+        let prepared = self.prepare_again(row)?;
+        let launched = self.launch(&operation, prepared, attach);
+        operation.finish();
+        launched.map(|(attachment, _)| attachment)
+    }
+
+    fn prepare_again(&self, row: crate::store::ContainerRow) -> Result<Prepared, Error> {
+        let config = self.config_of(&row)?;
+        let image_row = self.store()?.image(&row.image_id)?;
+        let image_row = image_row.ok_or_else(|| Error::NoSuchImage {
+            name: config.image.clone(),
+        })?;
+        let image =
+            gantry_image::model::ImageConfig::parse(&image_row.config).map_err(|source| {
+                Error::DamagedImage {
+                    id: image_row.id.clone(),
+                    source: Box::new(source),
+                }
+            })?;
+        let volumes = self.volumes_of(&row, &config)?;
+        Ok(Prepared {
+            row,
+            config,
+            image,
+            volumes,
+        })
+    }
+
+    /// Starts a container. The caller holds its operation.
+    pub(crate) fn launch(
+        &self,
+        _operation: &Operation,
+        prepared: Prepared,
+        attach: Option<AttachOptions>,
+    ) -> Result<(Option<Attachment>, Vec<String>), Error> {
+        let id = prepared.row.id.clone();
+        let started = self.launch_steps(&prepared, attach);
+        if let Err(error) = &started {
+            self.undo_launch(&id);
+            if !prepared.row.auto_remove
+                && let Error::Start { code, message, .. } = error
+            {
+                let run = crate::store::LastRun {
+                    exit_code: *code,
+                    error: message.clone(),
+                    ..Default::default()
+                };
+                self.store()?.set_last_run(&id, &run)?;
+            }
+        }
+        started
+    }
+
+    fn launch_steps(
+        &self,
+        prepared: &Prepared,
+        attach: Option<AttachOptions>,
+    ) -> Result<(Option<Attachment>, Vec<String>), Error> {
+        let row = &prepared.row;
+        let id = &row.id;
+        let layers = self.layer_paths(&row.image_id, &prepared.image)?;
+        let run_dir = self.roots.container_run(id);
+        paths::private_directory(&run_dir)?;
+        let shared = self.shared_sandbox(&prepared.config.network)?;
+        let sandbox = shared.clone().unwrap_or_else(|| id.clone());
+        let directory = self.roots.sandbox(&sandbox);
+        record::replace(&run_dir, "sandbox", sandbox.as_bytes()).map_err(|source| Error::Path {
+            action: "write into",
+            path: run_dir.clone(),
+            source,
+        })?;
+        // The supervisor starts while the rest is made ready.
+        let first = if shared.is_some() {
+            socket::connect(&directory).map_err(|source| Error::Supervisor {
+                id: sandbox.clone(),
+                source,
+            })?
+        } else {
+            paths::private_directory(&directory)?;
+            spawn_supervisor(&directory)?
+        };
+        let network = self.network_order(id, &prepared.config, shared.is_some())?;
+        self.write_managed_files(id, &prepared.config, &network, shared.as_deref())?;
+        let console_size = attach.as_ref().and_then(|options| options.console_size);
+        let mut order = order::make(Source {
+            roots: &self.roots,
+            id,
+            name: &row.name,
+            created_at: row.created_at,
+            image_id: &row.image_id,
+            config: &prepared.config,
+            image: &prepared.image,
+            layers,
+            volumes: &prepared.volumes,
+            network,
+            console_size,
+            settle_command: self.settle_command(id),
+        })?;
+        if let Some(summary) = order.summary.as_object_mut() {
+            summary.insert("sandbox".into(), sandbox.into());
+        }
+        self.order_birth(&directory, first, order, prepared.row.auto_remove, attach)
+    }
+
+    fn order_birth(
+        &self,
+        directory: &Path,
+        first: OwnedFd,
+        order: BirthOrder,
+        auto_remove: bool,
+        attach: Option<AttachOptions>,
+    ) -> Result<(Option<Attachment>, Vec<String>), Error> {
+        let id = order.container.clone();
+        let wanted = attach
+            .as_ref()
+            .map_or_else(Attach::default, |options| Attach {
+                client: names::random_id(),
+                stdin: options.stdin && order.open_stdin,
+                stdout: options.stdout,
+                stderr: options.stderr,
+                resume: None,
+                settles: auto_remove,
+            });
+        let lost = |source| Error::Supervisor {
+            id: id.clone(),
+            source,
+        };
+        let mut client = Client::birth(directory, first, order, wanted).map_err(lost)?;
+        match client.next().map_err(lost)? {
+            Event::Started {
+                terminal,
+                warnings,
+                stdin,
+                ..
+            } => {
+                let attachment = attach.map(|_| {
+                    Attachment::new(
+                        self.roots.clone(),
+                        id.clone(),
+                        client,
+                        terminal,
+                        stdin,
+                        auto_remove,
+                    )
+                });
+                Ok((attachment, warnings))
+            }
+            Event::Failed { code, message } => Err(Error::Start { id, code, message }),
+            Event::Exited { code } => {
+                let attachment = attach.map(|_| {
+                    Attachment::ended(self.roots.clone(), id.clone(), client, code, auto_remove)
+                });
+                Ok((attachment, Vec::new()))
+            }
+            Event::Lost | Event::Output { .. } => Err(Error::Supervisor {
+                id,
+                source: io::ErrorKind::ConnectionReset.into(),
+            }),
+        }
+    }
+
+    /// The sandbox of another container, for `--network container:NAME`.
+    fn shared_sandbox(&self, network: &NetworkMode) -> Result<Option<String>, Error> {
+        let NetworkMode::Container(name) = network else {
+            return Ok(None);
+        };
+        let other = self.find(name)?;
+        if !self.is_running(&other.id) {
+            return Err(Error::NotRunning { id: other.id });
+        }
+        Ok(Some(self.sandbox_of(&other.id)))
+    }
+
+    /// Id of the sandbox that a container is in.
+    pub(crate) fn sandbox_of(&self, id: &str) -> String {
+        fs::read_to_string(self.roots.container_run(id).join("sandbox"))
+            .unwrap_or_else(|_| id.into())
+    }
+
+    /// Program and arguments that settle a container's end.
+    fn settle_command(&self, id: &str) -> Vec<String> {
+        let Ok(program) = std::env::current_exe() else {
+            return Vec::new();
+        };
+        vec![
+            program.to_string_lossy().into_owned(),
+            "--data-root".into(),
+            self.roots.data.to_string_lossy().into_owned(),
+            "--run-root".into(),
+            self.roots.run.to_string_lossy().into_owned(),
+            "__settle".into(),
+            id.into(),
+        ]
+    }
+
+    /// Takes back whatever of a start is there.
+    pub(crate) fn undo_launch(&self, id: &str) {
+        self.remove_outside(id);
+        if let Ok(mut store) = self.store() {
+            let _ = store.release(id);
+        }
+        let _ = paths::remove_directory(&self.roots.container_run(id));
+        self.remove_sandbox_if_dead(id);
+    }
+
+    /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a container.
+    fn write_managed_files(
+        &self,
+        id: &str,
+        config: &crate::config::ContainerConfig,
+        network: &NetworkOrder,
+        shared: Option<&str>,
+    ) -> Result<(), Error> {
+        let directory = self.roots.container_run(id);
+        let write = |name: &str, text: String| {
+            let path = directory.join(name);
+            let fail = |source| Error::Path {
+                action: "write",
+                path: path.clone(),
+                source,
+            };
+            fs::write(&path, text).map_err(fail)?;
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(fail)
+        };
+        let hostname = match network {
+            NetworkOrder::Host => rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            _ => order::hostname(id, config),
+        };
+        write("hostname", format!("{hostname}\n"))?;
+        let shared_hosts = shared.and_then(|other| {
+            fs::read_to_string(self.roots.container_run(other).join("hosts")).ok()
+        });
+        let hosts = match (network, shared_hosts) {
+            (_, Some(text)) => text,
+            (NetworkOrder::Host, None) => fs::read_to_string("/etc/hosts").unwrap_or_default(),
+            _ => crate::network::hosts_file(&hostname, network),
+        };
+        let extra = crate::network::extra_hosts(config, network)?;
+        write("hosts", hosts + &extra)?;
+        write(
+            "resolv.conf",
+            crate::network::resolver_file(config, matches!(network, NetworkOrder::Host)),
+        )
+    }
+}
+
+/// Starts a supervisor and returns the connection to it.
+///
+/// It is executed from a detached, read-only clone of its own file: a container whose
+/// program is /proc/self/exe would otherwise get hold of the file on the host
+/// (CVE-2019-5736). The clone is closed before anything is ordered, and from then on
+/// nobody can change its protection, not even with CAP_SYS_ADMIN: it is in no mount
+/// namespace any more.
+fn spawn_supervisor(directory: &Path) -> Result<OwnedFd, Error> {
+    let program = companion("gantry-supervisor")?;
+    let fail = |source| Error::Path {
+        action: "start the supervisor",
+        path: program.clone(),
+        source,
+    };
+    let sealed = seal(&program).map_err(fail)?;
+    let lock = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(directory.join(socket::LOCK))
+        .map_err(fail)?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|errno| fail(errno.into()))?;
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|errno| fail(errno.into()))?;
+    Command::new(format!("/proc/self/fd/{}", sealed.as_raw_fd()))
+        .arg(directory)
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::from(OwnedFd::from(lock)))
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(fail)?;
+    Ok(ours)
+}
+
+/// A read-only mount of one file, attached nowhere.
+fn seal(program: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = rustix::mount::open_tree(CWD, program, flags)?;
+    set_attributes(
+        mount.as_fd(),
+        Attributes {
+            set: RDONLY,
+            ..Attributes::default()
+        },
+        false,
+    )?;
+    Ok(mount)
+}
+
+/// A program that lies beside this one.
+fn companion(name: &str) -> Result<PathBuf, Error> {
+    let this = std::env::current_exe().map_err(|source| Error::Path {
+        action: "find",
+        path: "/proc/self/exe".into(),
+        source,
+    })?;
+    Ok(this.with_file_name(name))
+}

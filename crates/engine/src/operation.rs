@@ -1,0 +1,134 @@
+//! Marks of operations: who changes a container holds a locked file in the run root.
+//!
+//! A mark that nobody holds belongs to an operation whose process died, or to a container
+//! whose end nobody has settled. Every command looks for such marks first and finishes or
+//! undoes what it finds.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+
+use crate::error::Error;
+use crate::paths::Roots;
+
+/// How long a command waits for another one that changes the same container.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The right to change one container. Dropped, it leaves the mark, unlocked.
+#[derive(Debug)]
+pub struct Operation {
+    id: String,
+    path: PathBuf,
+    _lock: fs::File,
+}
+
+impl Operation {
+    /// Waits for the right to change a container.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] after 30 s, [`Error::Path`].
+    pub fn begin(roots: &Roots, id: &str) -> Result<Operation, Error> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(operation) = Operation::try_begin(roots, id)? {
+                return Ok(operation);
+            }
+            if Instant::now() >= until {
+                return Err(Error::Busy { id: id.into() });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Takes the right to change a container, if nobody has it.
+    ///
+    /// # Errors
+    /// [`Error::Path`].
+    pub fn try_begin(roots: &Roots, id: &str) -> Result<Option<Operation>, Error> {
+        let path = roots.operations().join(id);
+        let fail = |source| Error::Path {
+            action: "lock",
+            path: path.clone(),
+            source,
+        };
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(fail)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(fail(error.into())),
+        }
+        // Whoever held it before may have removed the file: then this is a lock on nothing.
+        let inode = file.metadata().map_err(fail)?.ino();
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.ino() == inode => Ok(Some(Operation {
+                id: id.into(),
+                path,
+                _lock: file,
+            })),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(fail(error)),
+        }
+    }
+
+    /// The container.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Ends the operation: nothing is left to be done.
+    pub fn finish(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Ids of containers that carry a mark.
+///
+/// # Errors
+/// [`Error::Path`].
+pub fn marked(roots: &Roots) -> Result<Vec<String>, Error> {
+    let path = roots.operations();
+    let fail = |source| Error::Path {
+        action: "read",
+        path: path.clone(),
+        source,
+    };
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(&path).map_err(fail)? {
+        ids.extend(entry.map_err(fail)?.file_name().into_string().ok());
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_and_the_mark_stays_until_finished() {
+        let root = std::env::temp_dir().join(format!("gantry-op-{}", std::process::id()));
+        let roots = Roots {
+            data: root.join("data"),
+            run: root.clone(),
+        };
+        fs::create_dir_all(roots.operations()).unwrap();
+        let first = Operation::begin(&roots, "abc").unwrap();
+        assert!(Operation::try_begin(&roots, "abc").unwrap().is_none());
+        drop(first);
+        assert_eq!(marked(&roots).unwrap(), ["abc"]);
+        Operation::begin(&roots, "abc").unwrap().finish();
+        assert!(marked(&roots).unwrap().is_empty());
+        fs::remove_dir_all(&root).unwrap();
+    }
+}

@@ -1,0 +1,92 @@
+//! What every command does first: finish or undo what dead processes have left.
+
+use crate::error::Error;
+use crate::operation::{self, Operation};
+use crate::{Engine, paths};
+
+impl Engine {
+    /// Deals with every mark that nobody holds.
+    ///
+    /// # Errors
+    /// [`Error::Path`] where the run root cannot be read. What cannot be finished now is
+    /// left for the next command.
+    pub(crate) fn recover(&self) -> Result<(), Error> {
+        if !self.has_store() {
+            return Ok(());
+        }
+        self.notice_restart()?;
+        for id in operation::marked(&self.roots)? {
+            let Ok(Some(operation)) = Operation::try_begin(&self.roots, &id) else {
+                continue;
+            };
+            if self.settle_locked(&id).is_ok() {
+                operation.finish();
+            }
+        }
+        Ok(())
+    }
+
+    /// After a restart of the machine nothing runs, no address is in use, and what was to
+    /// be removed at its end has ended.
+    fn notice_restart(&self) -> Result<(), Error> {
+        let path = "/proc/sys/kernel/random/boot_id";
+        let boot = std::fs::read_to_string(path).map_err(|source| Error::Path {
+            action: "read",
+            path: path.into(),
+            source,
+        })?;
+        let boot = format!("{} {}", boot.trim(), self.roots.run.display());
+        let known = self.store()?.meta("boot")?;
+        if known.as_deref() == Some(&*boot) {
+            return Ok(());
+        }
+        if known.is_some() {
+            let rows = self.store()?.containers()?;
+            for row in rows {
+                let finished = row.auto_remove || row.phase == crate::store::Phase::Removing;
+                if finished && !self.is_running(&row.id) {
+                    self.settle(&row.id)?;
+                }
+            }
+            let holders = self.store()?.lease_holders()?;
+            for holder in holders {
+                if !self.is_running(&holder) {
+                    self.store()?.release(&holder)?;
+                }
+            }
+        }
+        self.store()?.set_meta("boot", &boot)
+    }
+
+    /// Removes every container and everything that the installation has in tables that
+    /// all share. Images and volumes stay.
+    ///
+    /// # Errors
+    /// The first one; the rest is removed all the same.
+    pub fn reset(&self) -> Result<(), Error> {
+        let mut first = Ok(());
+        let mut note = |result: Result<(), Error>| {
+            if let (Err(error), true) = (result, first.is_ok()) {
+                first = Err(error);
+            }
+        };
+        let rows = self.store()?.containers()?;
+        for row in rows {
+            note(self.remove(&row.id, true, true));
+        }
+        note(self.remove_network());
+        if let Ok(layout) = gantry_runtime::cgroup::Layout::detect() {
+            let parent = self.roots.cgroup_parent();
+            for path in gantry_runtime::cgroup::list(&layout, &parent) {
+                let _ = gantry_runtime::cgroup::remove_by_path(&layout, &path);
+            }
+            let _ = gantry_runtime::cgroup::remove_by_path(&layout, &parent);
+        }
+        for name in ["containers", "sandboxes", "ops"] {
+            let directory = self.roots.run.join(name);
+            note(paths::remove_directory(&directory));
+            note(paths::private_directory(&directory));
+        }
+        first
+    }
+}

@@ -1,0 +1,410 @@
+//! `images`, `rmi` and `import`.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{ArgMatches, Command};
+
+use super::flags::{is_on, list as list_flag, names, owned, switch, text, texts, value, with_help};
+use super::{Context, complain, options};
+use crate::api::{ImageSummary, Removal};
+use crate::error::{CliError, Outcome};
+use crate::listing::{self, Layout, Row};
+use crate::parse::{number, time};
+use crate::table::{decimal_size, short_id};
+use crate::{calendar, matching, output, zone};
+
+const HEADERS: &[(&str, &str)] = &[
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("Containers", "CONTAINERS"),
+    ("VirtualSize", "SIZE"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+];
+
+const COLUMNS: &[&str] = &["Repository", "Tag", "ID", "CreatedSince", "Size"];
+const DIGEST_COLUMNS: &[&str] = &["Repository", "Tag", "Digest", "ID", "CreatedSince", "Size"];
+
+/// What stands where an image has no name.
+const NONE: &str = "<none>";
+
+/// Arguments of `images`.
+pub fn list_arguments(command: Command) -> Command {
+    with_help(command)
+        .args([
+            switch("all", "Show all images (default hides intermediate images)").short('a'),
+            switch("digests", "Show digests"),
+            list_flag(
+                "filter",
+                "filter",
+                "Filter output based on conditions provided",
+            )
+            .short('f'),
+            value(
+                "format",
+                "string",
+                "Format output: 'table', 'table TEMPLATE', 'json' or a Go template",
+            ),
+            switch("no-trunc", "Don't truncate output"),
+            switch("quiet", "Only show image IDs").short('q'),
+        ])
+        .arg(names("names", 0).num_args(0..=1))
+}
+
+/// `images`: lists images, a line for each of their names.
+///
+/// # Errors
+/// Those of the flags, of the template and of the engine.
+pub fn list(context: &Context, matches: &ArgMatches) -> Outcome {
+    let mut filters = texts(matches, "filter")
+        .map(Filter::parse)
+        .collect::<Result<Vec<_>, _>>()?;
+    filters.extend(owned(matches, "names").pop().map(Filter::Reference));
+    let digests = is_on(matches, "digests")?;
+    let quiet = is_on(matches, "quiet")?;
+    let truncate = !is_on(matches, "no-trunc")?;
+    let format = text(matches, "format").filter(|format| !format.trim().is_empty());
+    let mut images = context.engine()?.images()?;
+    images.sort_by_cached_key(|image| std::cmp::Reverse(created(image)));
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    let rows: Vec<Row> = images
+        .iter()
+        .flat_map(|image| rows(image, &filters, truncate, now))
+        .collect();
+    if quiet {
+        for row in &rows {
+            output::line(&row.fields["ID"])?;
+        }
+        return Ok(0);
+    }
+    let layout = Layout {
+        headers: HEADERS,
+        columns: if digests { DIGEST_COLUMNS } else { COLUMNS },
+    };
+    output::text(&listing::render(
+        layout,
+        format,
+        &rows,
+        output::to_terminal(),
+    )?)?;
+    Ok(0)
+}
+
+/// When an image was made, in seconds since 1970.
+fn created(image: &ImageSummary) -> Option<i64> {
+    let text = image.created.as_deref()?;
+    let nanoseconds = time::instant(text, 0, &|_| 0).ok()?;
+    Some(nanoseconds.div_euclid(1_000_000_000))
+}
+
+/// The lines of one image.
+fn rows(image: &ImageSummary, filters: &[Filter], truncate: bool, now: i64) -> Vec<Row> {
+    let dangling = image.tags.is_empty();
+    if !filters.iter().all(|filter| filter.allows(image, dangling)) {
+        return Vec::new();
+    }
+    let patterns: Vec<&str> = filters.iter().filter_map(Filter::pattern).collect();
+    let wanted = |name: &str, tag: &str| {
+        patterns.is_empty()
+            || patterns.iter().any(|pattern| {
+                matching::glob(pattern, name) || matching::glob(pattern, &format!("{name}:{tag}"))
+            })
+    };
+    let digest_of = |name: &str| {
+        let found = image
+            .digests
+            .iter()
+            .find_map(|digest| match digest.split_once('@') {
+                Some((repository, digest)) => (repository == name).then_some(digest),
+                None => Some(digest.as_str()),
+            });
+        found.unwrap_or(NONE).to_owned()
+    };
+    let made = created(image);
+    let row = |name: &str, tag: &str| Row {
+        fields: BTreeMap::from([
+            (
+                "ID",
+                if truncate {
+                    short_id(&image.id)
+                } else {
+                    &image.id
+                }
+                .to_owned(),
+            ),
+            ("Repository", name.to_owned()),
+            ("Tag", tag.to_owned()),
+            ("Digest", digest_of(name)),
+            (
+                "CreatedSince",
+                made.map_or("N/A".to_owned(), |made| {
+                    format!("{} ago", calendar::span(now.saturating_sub(made)))
+                }),
+            ),
+            (
+                "CreatedAt",
+                made.map_or("N/A".to_owned(), |made| calendar::listing(made, &zone::at)),
+            ),
+            ("Size", decimal_size(image.size, 3)),
+            ("Containers", image.containers.to_string()),
+            ("VirtualSize", decimal_size(image.size, 3)),
+            ("SharedSize", "N/A".to_owned()),
+            ("UniqueSize", "N/A".to_owned()),
+        ]),
+        labels: image.labels.clone(),
+    };
+    if dangling {
+        // An image that is known only by its digest still belongs to a repository.
+        let repository = image
+            .digests
+            .iter()
+            .find_map(|digest| digest.split_once('@'));
+        let name = repository.map_or(NONE, |(name, _)| name);
+        let shown = patterns.is_empty() || (name != NONE && wanted(name, NONE));
+        return if shown {
+            vec![row(name, NONE)]
+        } else {
+            Vec::new()
+        };
+    }
+    image
+        .tags
+        .iter()
+        .filter(|(name, tag)| wanted(name, tag))
+        .map(|(name, tag)| row(name, tag))
+        .collect()
+}
+
+/// Arguments of `rmi`.
+pub fn remove_arguments(command: Command) -> Command {
+    with_help(command)
+        .arg(switch("force", "Force removal of the image").short('f'))
+        .arg(switch("no-prune", "").hide(true))
+        .arg(names("names", 1))
+}
+
+/// `rmi`: takes names off images, and removes those without a name.
+///
+/// # Errors
+/// Those of the flags and of the engine.
+pub fn remove(context: &Context, matches: &ArgMatches) -> Outcome {
+    let force = is_on(matches, "force")?;
+    let engine = context.engine()?;
+    let mut code = 0;
+    for name in owned(matches, "names") {
+        match engine.remove_image(&name, force) {
+            Ok(removals) => {
+                for removal in removals {
+                    match removal {
+                        Removal::Untagged(name) => output::line(&format!("Untagged: {name}"))?,
+                        Removal::Deleted(id) => output::line(&format!("Deleted: {id}"))?,
+                    }
+                }
+            }
+            Err(error) => {
+                complain(context, error);
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Arguments of `import`.
+pub fn import_arguments(command: Command) -> Command {
+    with_help(command)
+        .args([
+            list_flag(
+                "change",
+                "list",
+                "Apply Dockerfile instruction to the created image",
+            )
+            .short('c'),
+            value("message", "string", "Set commit message for imported image").short('m'),
+            value("platform", "string", "Set platform: os[/arch[/variant]]"),
+        ])
+        .arg(names("names", 1).num_args(1..=2))
+}
+
+/// `import`: makes an image of a tarball.
+///
+/// # Errors
+/// Those of the flags, of the file and of the engine.
+pub fn import(context: &Context, matches: &ArgMatches) -> Outcome {
+    let mut words = owned(matches, "names").into_iter();
+    let path = words.next().unwrap_or_default();
+    let reference = words.next();
+    let platform = options::platform(matches)?;
+    let mut source: Box<dyn Read + Send> = if path == "-" {
+        Box::new(std::io::stdin())
+    } else if path.contains("://") {
+        return Err(CliError::Failed(format!(
+            "cannot import from the URL {path}: download it first and name the file"
+        )));
+    } else {
+        let file = std::fs::File::open(&path).map_err(|source| CliError::File {
+            action: "cannot open",
+            path,
+            source,
+        })?;
+        Box::new(file)
+    };
+    let id = context.engine()?.import(
+        source.as_mut(),
+        reference.as_deref(),
+        &owned(matches, "change"),
+        text(matches, "message").unwrap_or_default(),
+        platform.as_deref(),
+    )?;
+    output::line(&id)?;
+    Ok(0)
+}
+
+/// One `--filter`.
+#[derive(Debug, PartialEq, Eq)]
+enum Filter {
+    Reference(String),
+    Dangling(bool),
+    Label(String, Option<String>),
+}
+
+impl Filter {
+    fn parse(given: &str) -> Result<Filter, CliError> {
+        let invalid = |why: &str| CliError::Conflict(format!("invalid filter '{given}': {why}"));
+        let (key, value) = given
+            .split_once('=')
+            .ok_or_else(|| invalid("use name=value"))?;
+        match key.trim().to_ascii_lowercase().as_str() {
+            "reference" => Ok(Filter::Reference(value.to_owned())),
+            "dangling" => number::boolean(value)
+                .map(Filter::Dangling)
+                .map_err(|_| invalid("use true or false")),
+            "label" => Ok(match value.split_once('=') {
+                Some((key, value)) => Filter::Label(key.to_owned(), Some(value.to_owned())),
+                None => Filter::Label(value.to_owned(), None),
+            }),
+            _ => Err(invalid("use reference, dangling or label")),
+        }
+    }
+
+    fn pattern(&self) -> Option<&str> {
+        match self {
+            Filter::Reference(pattern) => Some(pattern),
+            _ => None,
+        }
+    }
+
+    fn allows(&self, image: &ImageSummary, dangling: bool) -> bool {
+        match self {
+            Filter::Reference(_) => true,
+            Filter::Dangling(wanted) => dangling == *wanted,
+            Filter::Label(key, value) => match (image.labels.get(key), value) {
+                (Some(found), Some(value)) => found == value,
+                (found, None) => found.is_some(),
+                (None, Some(_)) => false,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_767_366_245 + 14 * 24 * 3600;
+
+    fn image(tags: &[(&str, &str)]) -> ImageSummary {
+        ImageSummary {
+            id: "sha256:0123456789abcdef".to_owned(),
+            tags: tags
+                .iter()
+                .map(|(name, tag)| ((*name).to_owned(), (*tag).to_owned()))
+                .collect(),
+            digests: vec!["alpine@sha256:ffff".to_owned()],
+            created: Some("2026-01-02T15:04:05.123456789Z".to_owned()),
+            size: 8_310_000,
+            labels: BTreeMap::from([("a".to_owned(), "1".to_owned())]),
+            containers: 2,
+        }
+    }
+
+    fn shown(image: &ImageSummary, filters: &[&str], digests: bool) -> String {
+        let filters: Vec<_> = filters
+            .iter()
+            .map(|filter| Filter::parse(filter).unwrap())
+            .collect();
+        let layout = Layout {
+            headers: HEADERS,
+            columns: if digests { DIGEST_COLUMNS } else { COLUMNS },
+        };
+        let rows = rows(image, &filters, true, NOW);
+        listing::render(layout, None, &rows, false)
+            .unwrap()
+            .lines()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn table() {
+        let image = image(&[("alpine", "3"), ("me/app", "latest")]);
+        let layout = Layout {
+            headers: HEADERS,
+            columns: COLUMNS,
+        };
+        assert_eq!(
+            listing::render(layout, None, &rows(&image, &[], true, NOW), false).unwrap(),
+            "REPOSITORY   TAG       IMAGE ID       CREATED       SIZE\n\
+             alpine       3         0123456789ab   2 weeks ago   8.31MB\n\
+             me/app       latest    0123456789ab   2 weeks ago   8.31MB\n"
+        );
+        assert_eq!(
+            shown(&image, &["reference=alp*"], true),
+            "alpine       3         sha256:ffff   0123456789ab   2 weeks ago   8.31MB"
+        );
+    }
+
+    #[test]
+    fn filters() {
+        let tagged = image(&[("alpine", "3"), ("me/app", "latest")]);
+        let dangling = image(&[]);
+        for (image, filters, lines) in [
+            (&tagged, &["reference=alpine"][..], 1),
+            (&tagged, &["reference=alpine:3"], 1),
+            (&tagged, &["reference=alpine:4"], 0),
+            (&tagged, &["reference=*/app"], 1),
+            (&tagged, &["reference=alpine", "reference=me/*"], 2),
+            (&tagged, &["dangling=true"], 0),
+            (&tagged, &["label=a=1"], 2),
+            (&tagged, &["label=a=2"], 0),
+            (&dangling, &[], 1),
+            (&dangling, &["dangling=true"], 1),
+            (&dangling, &["dangling=false"], 0),
+        ] {
+            let shown = shown(image, filters, false);
+            assert_eq!(shown.lines().count(), lines, "{filters:?}");
+        }
+        for filter in ["foo", "foo=1", "dangling=x"] {
+            assert!(Filter::parse(filter).is_err(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn images_without_a_date_or_a_name() {
+        let mut image = image(&[]);
+        image.digests.clear();
+        image.created = None;
+        assert!(shown(&image, &[], true).starts_with("<none>"));
+        assert!(shown(&image, &[], false).contains("N/A"));
+    }
+}

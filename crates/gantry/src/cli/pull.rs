@@ -1,0 +1,239 @@
+//! `pull`, and the pulling that `run` does.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use clap::{ArgMatches, Command};
+
+use super::flags::{is_on, names, owned, switch, value, with_help};
+use super::{Context, options};
+use crate::api::Engine;
+use crate::api::image::pull::PullEvent;
+use crate::error::{CliError, Outcome};
+use crate::output;
+use crate::progress::{Progress, Style};
+use crate::terminal;
+
+/// Where a pull shows what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Nowhere.
+    Quiet,
+    /// On standard output.
+    Stdout,
+    /// On standard error: standard output belongs to the container.
+    Stderr,
+}
+
+/// Arguments of `pull`.
+pub fn arguments(command: Command) -> Command {
+    with_help(command)
+        .args([
+            value("platform", "string", "Set platform: os[/arch[/variant]]"),
+            switch("quiet", "Suppress verbose output").short('q'),
+            switch("disable-content-trust", "").hide(true),
+        ])
+        .arg(names("names", 1).num_args(1))
+}
+
+/// `pull`: downloads an image.
+///
+/// # Errors
+/// Those of the flags and of the engine.
+pub fn execute(context: &Context, matches: &ArgMatches) -> Outcome {
+    let name = owned(matches, "names").concat();
+    let platform = options::platform(matches)?;
+    let quiet = is_on(matches, "quiet")?;
+    let engine = context.engine()?;
+    let verbosity = if quiet {
+        Verbosity::Quiet
+    } else {
+        Verbosity::Stdout
+    };
+    let canonical = fetch(engine, &name, platform.as_deref(), verbosity)?;
+    output::line(&canonical)?;
+    Ok(0)
+}
+
+/// Pulls an image, shows how it goes, and returns its canonical name.
+///
+/// # Errors
+/// The engine's.
+pub fn fetch(
+    engine: &Engine,
+    image: &str,
+    platform: Option<&str>,
+    verbosity: Verbosity,
+) -> Result<String, CliError> {
+    let screen = match verbosity {
+        Verbosity::Stdout => rustix::stdio::stdout(),
+        Verbosity::Quiet | Verbosity::Stderr => rustix::stdio::stderr(),
+    };
+    let say = |text: &str| {
+        // Whoever stopped reading does not stop the pull.
+        if verbosity != Verbosity::Quiet {
+            let _ = output::write_all(screen, text.as_bytes());
+        }
+    };
+    let (name, tag) = split(image);
+    if tag.is_empty() && verbosity == Verbosity::Stdout {
+        say("Using default tag: latest\n");
+    }
+    let style = match (verbosity, terminal::size(screen)) {
+        (Verbosity::Quiet, _) => Style::Quiet,
+        (_, Some((rows, columns))) => Style::Bars { rows, columns },
+        (_, None) => Style::Plain,
+    };
+    let heading = format!(
+        "{}: Pulling from {}\n",
+        if tag.is_empty() { "latest" } else { tag },
+        path(name)
+    );
+    let progress = Mutex::new(Progress::new(style));
+    let outcome = engine.pull(image, platform, None, false, &|event| {
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        // Said once it is true: a name that nobody knows is not being pulled.
+        if matches!(event, PullEvent::Resolved { .. }) {
+            say(&heading);
+        }
+        let text = progress.event(&event, Instant::now());
+        if !text.is_empty() {
+            say(&text);
+        }
+    });
+    say(&progress
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .finish());
+    let outcome = outcome?;
+    let status = if outcome.up_to_date {
+        "Image is up to date for"
+    } else {
+        "Downloaded newer image for"
+    };
+    say(&format!(
+        "Digest: {}\nStatus: {status} {}\n",
+        outcome.digest, outcome.name
+    ));
+    Ok(canonical(image))
+}
+
+/// Name and tag or digest of an image as given; the latter may be empty.
+fn split(image: &str) -> (&str, &str) {
+    if let Some((name, digest)) = image.split_once('@') {
+        return (name, digest);
+    }
+    match image.rsplit_once(':') {
+        // A colon before a slash belongs to a registry's port.
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (image, ""),
+    }
+}
+
+/// Whether an image's name begins with a registry, and the rest of it.
+fn registry(name: &str) -> Option<(&str, &str)> {
+    let (first, rest) = name.split_once('/')?;
+    let is_registry = first.contains(['.', ':']) || first == "localhost";
+    is_registry.then_some((first, rest))
+}
+
+/// The repository's path at its registry: `library/alpine`.
+fn path(name: &str) -> String {
+    let (host, rest) = registry(name).unwrap_or(("docker.io", name));
+    let hub = matches!(host, "docker.io" | "index.docker.io");
+    if hub && !rest.contains('/') {
+        format!("library/{rest}")
+    } else {
+        rest.to_owned()
+    }
+}
+
+/// The whole name: `docker.io/library/alpine:latest`.
+fn canonical(image: &str) -> String {
+    let (name, tag) = split(image);
+    let host = match registry(name) {
+        None | Some(("index.docker.io", _)) => "docker.io",
+        Some((host, _)) => host,
+    };
+    let separator = if image.contains('@') { '@' } else { ':' };
+    let tag = if tag.is_empty() { "latest" } else { tag };
+    format!("{host}/{}{separator}{tag}", path(name))
+}
+
+/// The image's name with the tag that it means.
+pub fn with_tag(image: &str) -> String {
+    match split(image) {
+        (name, "") => format!("{name}:latest"),
+        _ => image.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_names() {
+        // As given, with its tag, its path, its whole name.
+        for (image, tagged, repository, whole) in [
+            (
+                "alpine",
+                "alpine:latest",
+                "library/alpine",
+                "docker.io/library/alpine:latest",
+            ),
+            (
+                "alpine:3",
+                "alpine:3",
+                "library/alpine",
+                "docker.io/library/alpine:3",
+            ),
+            (
+                "me/app",
+                "me/app:latest",
+                "me/app",
+                "docker.io/me/app:latest",
+            ),
+            (
+                "localhost/app",
+                "localhost/app:latest",
+                "app",
+                "localhost/app:latest",
+            ),
+            (
+                "host:5000/app",
+                "host:5000/app:latest",
+                "app",
+                "host:5000/app:latest",
+            ),
+            (
+                "host:5000/a/b:c",
+                "host:5000/a/b:c",
+                "a/b",
+                "host:5000/a/b:c",
+            ),
+            (
+                "docker.io/alpine",
+                "docker.io/alpine:latest",
+                "library/alpine",
+                "docker.io/library/alpine:latest",
+            ),
+            (
+                "index.docker.io/a/b",
+                "index.docker.io/a/b:latest",
+                "a/b",
+                "docker.io/a/b:latest",
+            ),
+            (
+                "alpine@sha256:00",
+                "alpine@sha256:00",
+                "library/alpine",
+                "docker.io/library/alpine@sha256:00",
+            ),
+        ] {
+            assert_eq!(with_tag(image), tagged);
+            assert_eq!(path(split(image).0), repository);
+            assert_eq!(canonical(image), whole);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `version`, `system reset` and what only Gantry itself calls.
+
+use clap::{ArgMatches, Command};
+use serde_json::json;
+
+use super::Context;
+use super::flags::{is_on, names, owned, switch, text, value, with_help};
+use crate::error::{CliError, Outcome};
+use crate::output;
+use crate::template::{render_json, unescape};
+
+/// Release of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Prints the line of `--version`.
+///
+/// # Errors
+/// Those of standard output.
+pub fn print_version(program: &str) -> Result<(), CliError> {
+    let name = if program == "docker" {
+        "Docker"
+    } else {
+        "Gantry"
+    };
+    output::line(&format!("{name} version {VERSION}, build gantry"))
+}
+
+/// Arguments of `version`.
+pub fn version_arguments(command: Command) -> Command {
+    with_help(command)
+        .arg(value("format", "string", "Format output: 'json' or a Go template").short('f'))
+}
+
+/// `version`: says what this is. There is no server apart from the client.
+///
+/// # Errors
+/// Those of the template.
+pub fn version(_context: &Context, matches: &ArgMatches) -> Outcome {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let part = json!({ "Version": VERSION, "Os": "linux", "Arch": arch });
+    let whole = json!({ "Client": part, "Server": part });
+    match text(matches, "format").unwrap_or_default().trim() {
+        "" => output::text(&format!(
+            "Gantry:\n Version:    {VERSION}\n OS/Arch:    linux/{arch}\n"
+        ))?,
+        "json" => output::line(&whole.to_string())?,
+        template => output::line(&render_json(&unescape(template), &whole, false)?)?,
+    }
+    Ok(0)
+}
+
+/// Arguments of `system reset`.
+pub fn reset_arguments(command: Command) -> Command {
+    with_help(command).arg(switch("force", "Do it without asking").short('f'))
+}
+
+/// `system reset`: removes everything of this installation from the host.
+///
+/// # Errors
+/// The engine's, and one without `--force`.
+pub fn reset(context: &Context, matches: &ArgMatches) -> Outcome {
+    if !is_on(matches, "force")? {
+        return Err(CliError::Failed(
+            "this removes every container, network and rule of this installation: add --force if that is meant".to_owned(),
+        ));
+    }
+    context.engine()?.reset()?;
+    Ok(0)
+}
+
+/// Arguments of `__settle`.
+pub fn settle_arguments(command: Command) -> Command {
+    with_help(command).arg(names("names", 1).num_args(1))
+}
+
+/// `__settle`: what a supervisor runs at its container's end.
+///
+/// # Errors
+/// The engine's.
+pub fn settle(context: &Context, matches: &ArgMatches) -> Outcome {
+    context
+        .engine()?
+        .settle(&owned(matches, "names").concat())?;
+    Ok(0)
+}

@@ -1,0 +1,27 @@
+//! Images: references, the OCI model, the content store, registries and layers.
+//!
+//! Start reading at [`pull`], which goes through all of it. This crate never decides what an
+//! image is called or which container uses it: names, tags and reference counts belong to the
+//! engine.
+
+pub mod apply;
+pub mod digest;
+pub mod embedded;
+pub mod import;
+pub mod model;
+pub mod pull;
+pub mod reference;
+pub mod registry;
+pub mod store;
+pub mod tar;
+
+mod decompress;
+mod pipe;
+#[cfg(test)]
+mod testing;
+mod unpack;
+
+pub use digest::{Digest, DigestError};
+pub use reference::{Reference, ReferenceError};
+pub use store::{Store, StoreError};
+pub use unpack::{Expansion, LayerError};

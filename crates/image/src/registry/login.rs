@@ -1,0 +1,193 @@
+//! Getting in: what the client does about a 401.
+
+use std::time::Duration;
+
+use ureq::http::Response;
+use ureq::http::header::{self, HeaderMap};
+
+use super::auth::{self, Challenge, Credentials, Token};
+use super::error::{self, RegistryError};
+use super::origin::{self, Reach, Url};
+use super::{Client, SMALL_BODY, is_temporary, lock, read_capped, retry_after};
+
+impl Client {
+    pub(super) fn authorization(&self, repository: &str) -> Option<String> {
+        if let Some(header) = lock(&self.tokens).get(repository).and_then(Token::header) {
+            return Some(header);
+        }
+        let credentials = self.options.credentials.as_ref()?;
+        self.wants_basic.get().map(|()| credentials.basic())
+    }
+
+    /// Does what a 401 asks for, so that the request can be repeated.
+    pub(super) fn meet_challenge(
+        &self,
+        repository: &str,
+        headers: &HeaderMap,
+        object: &str,
+    ) -> Result<(), RegistryError> {
+        let values = headers.get_all(header::WWW_AUTHENTICATE);
+        let denied = |hint| {
+            let (registry, object) = (self.name.clone(), object.to_owned());
+            RegistryError::Denied {
+                registry,
+                object,
+                message: None,
+                hint,
+            }
+        };
+        match auth::parse_challenges(values.iter().filter_map(|value| value.to_str().ok())) {
+            None => Err(denied(
+                "the registry asks for a kind of login that is not supported",
+            )),
+            Some(Challenge::Basic) => {
+                let Some(credentials) = &self.options.credentials else {
+                    return Err(denied("a login is needed"));
+                };
+                if credentials.identity_token.is_some() && credentials.password.is_empty() {
+                    return Err(denied(
+                        "the registry asks for a password, and there is only an identity token",
+                    ));
+                }
+                self.wants_basic.get_or_init(|| ());
+                Ok(())
+            }
+            Some(Challenge::Bearer {
+                realm,
+                service,
+                scope,
+            }) => {
+                let scope = scope.unwrap_or_else(|| {
+                    if repository.is_empty() {
+                        String::new()
+                    } else {
+                        format!("repository:{repository}:pull")
+                    }
+                });
+                let token = self.fetch_token(&realm, service.as_deref(), &scope, object)?;
+                lock(&self.tokens).insert(repository.to_owned(), token);
+                Ok(())
+            }
+        }
+    }
+
+    fn fetch_token(
+        &self,
+        realm: &str,
+        service: Option<&str>,
+        scope: &str,
+        object: &str,
+    ) -> Result<Token, RegistryError> {
+        let registry = self.origin()?;
+        let shown = || realm.chars().take(160).collect::<String>();
+        let realm = Url::parse(realm).ok_or_else(|| RegistryError::RealmRefused {
+            registry: self.name.clone(),
+            realm: shown(),
+            reason: "it is not an http or https URL",
+        })?;
+        let credentials = self.options.credentials.as_ref();
+        let reach = if realm.origin.host == registry.host {
+            Reach::Own
+        } else {
+            self.reach()?
+        };
+        origin::check_realm(registry, &self.name, &realm, reach, credentials.is_some())?;
+        let mut parameters = Vec::new();
+        if let Some(service) = service {
+            parameters.push(format!("service={}", auth::encode_query(service)));
+        }
+        if !scope.is_empty() {
+            parameters.push(format!("scope={}", auth::encode_query(scope)));
+        }
+        let least = origin::least_reach_of_realm(reach);
+        let mut retries = 0;
+        loop {
+            let result = self.ask_for_token(&realm, parameters.clone(), credentials, least);
+            let wait = match &result {
+                Ok(response) if is_temporary(response.status().as_u16()) => {
+                    retry_after(response.headers())
+                }
+                Err(error) if error.is_temporary() => Some(Duration::ZERO),
+                _ => None,
+            };
+            if let Some(wait) = wait
+                && retries < self.options.retry.retries
+            {
+                self.options.retry.pause(retries, wait);
+                retries += 1;
+                continue;
+            }
+            let response = result?;
+            let status = response.status().as_u16();
+            let body = read_capped(response, SMALL_BODY)
+                .map_err(|source| RegistryError::Body {
+                    registry: self.name.clone(),
+                    object: "token".into(),
+                    source,
+                })?
+                .unwrap_or_default();
+            return match status {
+                200 => Token::parse(&body).ok_or_else(|| RegistryError::TokenMalformed {
+                    registry: self.name.clone(),
+                    realm: realm.origin.to_string(),
+                }),
+                401 | 403 => Err(RegistryError::Denied {
+                    registry: self.name.clone(),
+                    object: object.to_owned(),
+                    message: error::message_of(&body),
+                    hint: if credentials.is_some() {
+                        "user name or password is wrong"
+                    } else {
+                        "a login is needed"
+                    },
+                }),
+                _ => Err(RegistryError::Status {
+                    registry: realm.origin.to_string(),
+                    object: "token".to_owned(),
+                    status,
+                    message: error::message_of(&body),
+                }),
+            };
+        }
+    }
+
+    /// One request to a token endpoint. Redirects are not followed: an endpoint has no reason to
+    /// send anybody with credentials elsewhere.
+    fn ask_for_token(
+        &self,
+        realm: &Url,
+        mut parameters: Vec<String>,
+        credentials: Option<&Credentials>,
+        least: Reach,
+    ) -> Result<Response<ureq::Body>, RegistryError> {
+        let agent = self.agent(&realm.origin, least)?;
+        let result = match credentials {
+            Some(Credentials {
+                identity_token: Some(refresh),
+                ..
+            }) => {
+                parameters.push("grant_type=refresh_token&client_id=gantry".to_owned());
+                parameters.push(format!("refresh_token={}", auth::encode_query(refresh)));
+                agent
+                    .post(realm.to_string())
+                    .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .send(parameters.join("&"))
+            }
+            _ => {
+                if let Some(credentials) = credentials {
+                    parameters.push(format!(
+                        "account={}",
+                        auth::encode_query(&credentials.username)
+                    ));
+                }
+                let separator = if realm.path.contains('?') { '&' } else { '?' };
+                let mut request = agent.get(format!("{realm}{separator}{}", parameters.join("&")));
+                if let Some(credentials) = credentials {
+                    request = request.header(header::AUTHORIZATION, credentials.basic());
+                }
+                request.call()
+            }
+        };
+        result.map_err(|error| RegistryError::transport(&realm.origin, error))
+    }
+}

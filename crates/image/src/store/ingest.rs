@@ -1,0 +1,399 @@
+//! What is being written: one locked directory per operation under `ingest`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::{LAYOUT, Store, StoreError, error_at, open_directory, record_name};
+use crate::apply::remove_tree;
+use crate::digest::{Digest, Hasher};
+
+/// Above this many blobs one `syncfs` is cheaper than an `fsync` of each.
+const FSYNC_AT_MOST: usize = 4;
+
+/// What is recorded about an unpacked layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub struct LayerRecord {
+    /// Version of this record.
+    pub version: u32,
+    /// Bytes in its files.
+    pub bytes: u64,
+    /// Number of its entries.
+    pub entries: u64,
+}
+
+impl LayerRecord {
+    /// A record of the current version.
+    pub fn new(bytes: u64, entries: u64) -> Self {
+        Self {
+            version: 1,
+            bytes,
+            entries,
+        }
+    }
+}
+
+/// A directory under `ingest` that belongs to one operation, by a lock that dies with the
+/// process. Dropping it removes what was not committed.
+#[derive(Debug)]
+pub struct Ingest<'store> {
+    store: &'store Store,
+    name: String,
+    directory: OwnedFd,
+    next: AtomicU32,
+    removed: bool,
+}
+
+/// A blob that is whole and has no name yet.
+#[derive(Debug)]
+pub struct StagedBlob {
+    name: String,
+    file: File,
+    digest: Digest,
+    size: u64,
+}
+
+impl StagedBlob {
+    /// Digest of what was written.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Bytes written.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// The directory of a layer that has no name yet.
+#[derive(Debug)]
+pub struct StagedLayer {
+    name: String,
+    directory: OwnedFd,
+}
+
+impl StagedLayer {
+    /// The empty directory to unpack into.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// A blob being written; hashes on the way.
+#[derive(Debug)]
+pub struct BlobWriter {
+    name: String,
+    path: PathBuf,
+    file: File,
+    hasher: Hasher,
+}
+
+impl BlobWriter {
+    /// Ends the blob, whatever its digest is.
+    pub fn finish(self) -> StagedBlob {
+        let size = self.hasher.length();
+        StagedBlob {
+            name: self.name,
+            file: self.file,
+            digest: self.hasher.finish(),
+            size,
+        }
+    }
+
+    /// Ends the blob if it is `expected` bytes with `digest`.
+    pub fn finish_verified(self, digest: &Digest, expected: u64) -> Result<StagedBlob, StoreError> {
+        let staged = self.finish();
+        if staged.size != expected {
+            return Err(StoreError::SizeMismatch {
+                digest: *digest,
+                expected,
+                actual: staged.size,
+            });
+        }
+        if staged.digest != *digest {
+            return Err(StoreError::DigestMismatch {
+                expected: *digest,
+                actual: staged.digest,
+            });
+        }
+        Ok(staged)
+    }
+
+    /// Bytes so far.
+    pub fn length(&self) -> u64 {
+        self.hasher.length()
+    }
+
+    /// Writes all of `bytes`.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file
+            .write_all(bytes)
+            .map_err(|source| error_at("write", &self.path)(source))?;
+        self.hasher.update(bytes);
+        Ok(())
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Starts an operation that will write.
+    pub fn ingest(&self) -> Result<Ingest<'_>, StoreError> {
+        let failed =
+            |operation, errno: Errno| error_at(operation, &self.ingest_path())(errno.into());
+        loop {
+            let name = random_name().map_err(|errno| failed("choose a name in", errno))?;
+            match rustix::fs::mkdirat(&self.ingest, &name, Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(failed("create a directory in", errno)),
+            }
+            // Until the lock is held a sweep may take the directory for an abandoned one.
+            let directory = match open_directory(&self.ingest, &name) {
+                Ok(directory) => directory,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(failed("open a directory in", errno)),
+            };
+            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => continue,
+                Err(errno) => return Err(failed("lock a directory in", errno)),
+            }
+            if !is_named(self.ingest.as_fd(), &name, &directory)
+                .map_err(|errno| failed("look at", errno))?
+            {
+                continue;
+            }
+            rustix::fs::fchmod(&directory, Mode::RWXU)
+                .map_err(|errno| failed("change the mode in", errno))?;
+            return Ok(Ingest {
+                store: self,
+                name,
+                directory,
+                next: AtomicU32::new(0),
+                removed: false,
+            });
+        }
+    }
+
+    /// Removes what processes that no longer exist left under `ingest`; returns how many
+    /// operations that were. Goes on after an error and reports the first.
+    pub fn sweep(&self) -> Result<usize, StoreError> {
+        let path = self.ingest_path();
+        let failed = |operation, errno: Errno| error_at(operation, &path)(errno.into());
+        let mut names: Vec<(OsString, FileType)> = Vec::new();
+        for entry in Dir::read_from(&self.ingest).map_err(|errno| failed("list", errno))? {
+            let entry = entry.map_err(|errno| failed("list", errno))?;
+            let name = entry.file_name();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                names.push((
+                    OsStr::from_bytes(name.to_bytes()).to_owned(),
+                    entry.file_type(),
+                ));
+            }
+        }
+        let (mut removed, mut first_error) = (0, None);
+        for (name, kind) in names {
+            // Held until the removal is done, so that nobody else takes the directory up.
+            let mut locked = None;
+            if matches!(kind, FileType::Directory | FileType::Unknown)
+                && let Ok(directory) = open_directory(&self.ingest, &name)
+            {
+                match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                    Ok(()) => locked = Some(directory),
+                    Err(_) => continue,
+                }
+            }
+            match remove_tree(self.ingest.as_fd(), &name) {
+                Ok(()) => removed += 1,
+                // Another sweep was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+            drop(locked);
+        }
+        first_error.map_or(Ok(removed), |error| Err(error_at("clean", &path)(error)))
+    }
+}
+
+impl Ingest<'_> {
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.store.ingest_path().join(&self.name)
+    }
+
+    fn error(&self, operation: &'static str, name: &str, errno: Errno) -> StoreError {
+        error_at(operation, &self.path().join(name))(errno.into())
+    }
+
+    fn next_name(&self, kind: &str) -> String {
+        format!("{kind}{}", self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Starts a blob.
+    pub fn blob(&self) -> Result<BlobWriter, StoreError> {
+        let name = self.next_name("blob");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.directory, &name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| self.error("create", &name, errno))?;
+        let path = self.path().join(&name);
+        Ok(BlobWriter {
+            name,
+            path,
+            file: file.into(),
+            hasher: Hasher::default(),
+        })
+    }
+
+    /// Writes a whole blob.
+    pub fn blob_of(&self, bytes: &[u8]) -> Result<StagedBlob, StoreError> {
+        let mut writer = self.blob()?;
+        writer.append(bytes)?;
+        Ok(writer.finish())
+    }
+
+    /// Makes an empty directory for a layer, with mode 0755 as the root of a file system has it
+    /// unless the layer says otherwise.
+    pub fn layer(&self) -> Result<StagedLayer, StoreError> {
+        let name = self.next_name("layer");
+        let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+        let directory = rustix::fs::mkdirat(&self.directory, &name, mode)
+            .and_then(|()| open_directory(&self.directory, &name))
+            .and_then(|directory| rustix::fs::fchmod(&directory, mode).map(|()| directory))
+            .map_err(|errno| self.error("create", &name, errno))?;
+        Ok(StagedLayer { name, directory })
+    }
+
+    /// Gives everything its name. The data is on the disk before the first name appears and the
+    /// names are on the disk when this returns. Blobs come before layers and both in the order
+    /// given, so the caller puts what others depend on first.
+    pub fn commit(
+        self,
+        blobs: Vec<StagedBlob>,
+        layers: Vec<(StagedLayer, Digest, LayerRecord)>,
+    ) -> Result<(), StoreError> {
+        if blobs.is_empty() && layers.is_empty() {
+            return self.discard();
+        }
+        let mut records = Vec::with_capacity(layers.len());
+        for (_, _, record) in &layers {
+            let bytes = serde_json::to_vec(record)
+                .map_err(|source| error_at("write a record in", &self.path())(source.into()))?;
+            records.push(self.blob_of(&bytes)?);
+        }
+        if layers.is_empty() && blobs.len() <= FSYNC_AT_MOST {
+            for blob in &blobs {
+                blob.file
+                    .sync_data()
+                    .map_err(|source| error_at("sync", &self.path().join(&blob.name))(source))?;
+            }
+        } else {
+            rustix::fs::syncfs(&self.directory)
+                .map_err(|errno| self.error("sync the file system of", "", errno))?;
+        }
+        for blob in &blobs {
+            self.publish(&blob.name, self.store.blobs.as_fd(), &blob.digest.hex())?;
+        }
+        for ((layer, diff_id, _), record) in layers.iter().zip(&records) {
+            self.publish(
+                &record.name,
+                self.store.layers.as_fd(),
+                &record_name(diff_id),
+            )?;
+            self.publish(&layer.name, self.store.layers.as_fd(), &diff_id.hex())?;
+        }
+        let sync = |directory: &OwnedFd, name: &str| {
+            rustix::fs::fsync(directory)
+                .map_err(|errno| error_at("sync", &self.store.root.join(name))(errno.into()))
+        };
+        if !blobs.is_empty() {
+            sync(&self.store.blobs, "blobs/sha256")?;
+        }
+        if !layers.is_empty() {
+            sync(&self.store.layers, "layers/sha256")?;
+        }
+        self.discard()
+    }
+
+    /// Renames, or leaves ours for the removal if the name exists: the content is the same.
+    fn publish(&self, from: &str, directory: BorrowedFd<'_>, to: &str) -> Result<(), StoreError> {
+        let renamed = match rustix::fs::renameat_with(
+            &self.directory,
+            from,
+            directory,
+            to,
+            RenameFlags::NOREPLACE,
+        ) {
+            // File systems without RENAME_NOREPLACE (some FUSE and NFS).
+            Err(Errno::INVAL) => rustix::fs::renameat(&self.directory, from, directory, to),
+            other => other,
+        };
+        match renamed {
+            Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
+            Err(errno) => Err(self.error("rename", from, errno)),
+        }
+    }
+
+    pub(super) fn install_layout_marker(self) -> Result<(), StoreError> {
+        let staged = self.blob_of(LAYOUT)?;
+        self.publish(
+            &staged.name,
+            self.store.root_directory.as_fd(),
+            "oci-layout",
+        )?;
+        self.discard()
+    }
+
+    /// Removes what was not committed, and says so if that fails.
+    pub fn discard(mut self) -> Result<(), StoreError> {
+        self.removed = true;
+        remove_tree(self.store.ingest.as_fd(), OsStr::new(&self.name))
+            .map_err(|source| error_at("remove", &self.path())(source))
+    }
+}
+
+impl Drop for Ingest<'_> {
+    fn drop(&mut self) {
+        if !self.removed {
+            // What cannot be removed now is left to the sweep.
+            let _ = remove_tree(self.store.ingest.as_fd(), OsStr::new(&self.name));
+        }
+    }
+}
+
+/// Whether `name` is still the directory that `opened` is.
+fn is_named(parent: BorrowedFd<'_>, name: &str, opened: &OwnedFd) -> Result<bool, Errno> {
+    let ours = rustix::fs::fstat(opened)?;
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => Ok((found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn random_name() -> Result<String, Errno> {
+    let mut bytes = [0_u8; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
+}

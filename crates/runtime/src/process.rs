@@ -1,0 +1,524 @@
+//! The last steps before the program: what a container's first process and an exec share.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use gantry_sys::exec::{Strings, execve};
+use gantry_sys::process::{
+    Fork, close_range_on_exec, exit_now, fork, install_fd, keep_capabilities, set_ids,
+};
+use gantry_sys::seccomp::{self as filter, SockFilter};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{DumpableBehavior, WaitOptions};
+use rustix::thread::{CapabilitySet as KernelSet, CapabilitySets};
+
+use crate::birth::warn;
+use crate::capabilities::CapabilitySet;
+use crate::error::{BirthError, Step};
+use crate::path;
+use crate::seccomp;
+use crate::spec::{Capabilities, Linux, Process, Rlimit};
+use crate::user::{self, Ids};
+
+/// Where programs are looked for if the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the parent works out beforehand, so that errors show before anything is made.
+#[derive(Debug)]
+pub struct Prepared {
+    sets: Option<Sets>,
+    filter: Option<(Vec<SockFilter>, u32)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sets {
+    bounding: CapabilitySet,
+    effective: CapabilitySet,
+    permitted: CapabilitySet,
+    inheritable: CapabilitySet,
+    ambient: CapabilitySet,
+}
+
+/// Checks and compiles what does not depend on the container's insides.
+///
+/// # Errors
+/// [`BirthError::Invalid`] naming what is wrong.
+pub fn prepare(process: &Process, linux: Option<&Linux>) -> Result<Prepared, BirthError> {
+    if process.args.first().is_none_or(String::is_empty) {
+        return Err(BirthError::Invalid("no command specified".into()));
+    }
+    if !process.cwd.is_empty() && !process.cwd.starts_with('/') {
+        return Err(BirthError::Invalid(format!(
+            "invalid working directory {:?}: it must be an absolute path",
+            process.cwd
+        )));
+    }
+    let sets = process.capabilities.as_ref().map(sets).transpose()?;
+    let filter = match linux.and_then(|linux| linux.seccomp.as_ref()) {
+        None => None,
+        Some(profile) => {
+            let program = seccomp::compile(profile)
+                .map_err(|error| BirthError::Invalid(format!("seccomp profile: {error}")))?;
+            Some((program.instructions, program.flags))
+        }
+    };
+    Ok(Prepared { sets, filter })
+}
+
+fn sets(names: &Capabilities) -> Result<Sets, BirthError> {
+    let set = |names: &[String]| {
+        CapabilitySet::from_names(names).map_err(|error| BirthError::Invalid(error.to_string()))
+    };
+    Ok(Sets {
+        bounding: set(&names.bounding)?,
+        effective: set(&names.effective)?,
+        permitted: set(&names.permitted)?,
+        inheritable: set(&names.inheritable)?,
+        ambient: set(&names.ambient)?,
+    })
+}
+
+/// Who a process is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Ids and home directory.
+    pub ids: Ids,
+    /// Whether a user other than root loses its capabilities, as in Docker; an OCI
+    /// configuration says itself which ones stay.
+    drop_for_others: bool,
+}
+
+impl Identity {
+    /// By text, in the container's own files.
+    ///
+    /// # Errors
+    /// [`BirthError::User`].
+    pub fn resolve(root: BorrowedFd<'_>, text: &str) -> Result<Identity, BirthError> {
+        Ok(Identity {
+            ids: user::resolve(root, text)?,
+            drop_for_others: true,
+        })
+    }
+
+    /// By the ids of a configuration.
+    #[must_use]
+    pub fn from_spec(user: &crate::spec::User) -> Identity {
+        let ids = Ids {
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.additional_gids.clone(),
+            home: None,
+        };
+        Identity {
+            ids,
+            drop_for_others: false,
+        }
+    }
+}
+
+/// Sets kernel parameters through the container's own procfs.
+///
+/// # Errors
+/// [`BirthError`].
+pub fn set_sysctls(
+    proc: BorrowedFd<'_>,
+    sysctls: &BTreeMap<String, String>,
+) -> Result<(), BirthError> {
+    for (name, value) in sysctls {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+        if name.is_empty() || !name.bytes().all(plain) || name.contains("..") {
+            return Err(BirthError::Invalid(format!(
+                "invalid kernel parameter {name:?}"
+            )));
+        }
+        // With a slash in it the name is a path already, whose parts may hold dots.
+        let file = if name.contains('/') {
+            name.clone()
+        } else {
+            name.replace('.', "/")
+        };
+        write_proc(proc, &format!("sys/{file}"), value)
+            .step(|| format!("cannot set kernel parameter {name}"))?;
+    }
+    Ok(())
+}
+
+/// Writes a file of procfs, and only of procfs.
+fn write_proc(proc: BorrowedFd<'_>, file: &str, value: &str) -> io::Result<()> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    let fd = path::open_in_root(proc, file, OFlags::WRONLY | OFlags::NOFOLLOW)?;
+    // Something mounted over the file would swallow the value (CVE-2025-52881).
+    if rustix::fs::fstatfs(&fd)?.f_type != PROC_SUPER_MAGIC {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is not part of procfs",
+        ));
+    }
+    rustix::io::write(&fd, value.as_bytes())?;
+    Ok(())
+}
+
+/// Opens the working directory inside the root.
+///
+/// # Errors
+/// [`BirthError`]; a magic link such as `/proc/self/fd/7` leads outside of the container
+/// and is refused (CVE-2024-21626).
+pub fn working_directory(
+    root: BorrowedFd<'_>,
+    cwd: &str,
+    make: bool,
+) -> Result<OwnedFd, BirthError> {
+    let cwd = if cwd.is_empty() { "/" } else { cwd };
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match path::open_in_root(root, cwd, flags) {
+        Ok(directory) => Ok(directory),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => Err(
+            BirthError::Invalid(format!("working directory {cwd:?}: cwd outside container")),
+        ),
+        Err(error) if make && error.kind() == io::ErrorKind::NotFound => {
+            path::make_directory(root, cwd, 0o755)
+                .step(|| format!("cannot make working directory {cwd:?}"))
+        }
+        Err(error) => Err(error).step(|| format!("cannot change to working directory {cwd:?}")),
+    }
+}
+
+/// Keeps processes of the container from tracing this one, or opening its descriptors,
+/// while it is still one of ours (CVE-2016-9962).
+pub fn hide() {
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// Everything that is left to do.
+pub(crate) struct Finish<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) prepared: Prepared,
+    pub(crate) identity: Identity,
+    pub(crate) stdio: [OwnedFd; 3],
+    pub(crate) directory: OwnedFd,
+    pub(crate) proc: OwnedFd,
+    pub(crate) init: bool,
+}
+
+impl Finish<'_> {
+    /// Becomes the program; returns only on failure.
+    pub(crate) fn execute(self, channel: &OwnedFd) -> BirthError {
+        match self.run(channel) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    fn run(mut self, channel: &OwnedFd) -> Result<std::convert::Infallible, BirthError> {
+        if let Some(score) = self.process.oom_score_adj {
+            write_proc(self.proc.as_fd(), "self/oom_score_adj", &score.to_string())
+                .step(|| "cannot set oom_score_adj".into())?;
+        }
+        set_rlimits(&self.process.rlimits, channel)?;
+        rustix::process::fchdir(&self.directory)
+            .step(|| "cannot enter the working directory".into())?;
+        check_cwd(&self.process.cwd)?;
+        let sets = self.effective_sets();
+        if let Some(sets) = &sets {
+            drop_bounding(sets.bounding)?;
+        }
+        // Without no-new-privileges a filter needs CAP_SYS_ADMIN, so it goes first.
+        if !self.process.no_new_privileges {
+            self.install_filter()?;
+        }
+        self.give_streams()?;
+        self.become_user(sets)?;
+        if self.process.no_new_privileges {
+            rustix::thread::set_no_new_privs(true)
+                .step(|| "cannot set no-new-privileges".into())?;
+            self.install_filter()?;
+        }
+        rustix::process::umask(Mode::from_raw_mode(
+            self.process.user.umask.unwrap_or(0o022),
+        ));
+        let environment = self.environment();
+        for (number, fd) in (0..).zip(&self.stdio) {
+            install_fd(fd.as_fd(), number).step(|| "cannot install the standard streams".into())?;
+        }
+        if self.init {
+            become_init()?;
+        }
+        close_range_on_exec(3).step(|| "cannot mark descriptors".into())?;
+        gantry_sys::signal::reset_all();
+        Err(execute(&self.process.args, &environment))
+    }
+
+    fn install_filter(&mut self) -> Result<(), BirthError> {
+        match self.prepared.filter.take() {
+            None => Ok(()),
+            Some((program, flags)) => {
+                filter::install(&program, flags).step(|| "cannot install the seccomp filter".into())
+            }
+        }
+    }
+
+    /// Pipes become the user's, so that /dev/stdout can be opened by it.
+    fn give_streams(&self) -> Result<(), BirthError> {
+        let ids = &self.identity.ids;
+        if ids.uid == 0 {
+            return Ok(());
+        }
+        for fd in &self.stdio {
+            let stat =
+                rustix::fs::fstat(fd).step(|| "cannot look at the standard streams".into())?;
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo {
+                let uid = rustix::fs::Uid::from_raw(ids.uid);
+                let gid = rustix::fs::Gid::from_raw(ids.gid);
+                rustix::fs::fchown(fd, Some(uid), Some(gid))
+                    .step(|| "cannot give the standard streams away".into())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn effective_sets(&self) -> Option<Sets> {
+        let mut sets = self.prepared.sets?;
+        // Root's capabilities are root's: another user has none until a program grants
+        // them (CVE-2016-8867, CVE-2018-10856).
+        if self.identity.drop_for_others && self.identity.ids.uid != 0 {
+            sets.effective = CapabilitySet(0);
+            sets.permitted = CapabilitySet(0);
+            sets.ambient = CapabilitySet(0);
+        }
+        Some(sets)
+    }
+
+    fn become_user(&self, sets: Option<Sets>) -> Result<(), BirthError> {
+        let ids = &self.identity.ids;
+        let failed = || format!("cannot become user {}:{}", ids.uid, ids.gid);
+        keep_capabilities(true).step(failed)?;
+        set_ids(ids.uid, ids.gid, &ids.groups).step(failed)?;
+        keep_capabilities(false).step(failed)?;
+        let Some(sets) = sets else { return Ok(()) };
+        let failed = || "cannot set capabilities".to_owned();
+        rustix::thread::set_capabilities(
+            None,
+            CapabilitySets {
+                effective: kernel_set(sets.effective),
+                permitted: kernel_set(sets.permitted),
+                inheritable: kernel_set(sets.inheritable),
+            },
+        )
+        .step(failed)?;
+        rustix::thread::clear_ambient_capability_set().step(failed)?;
+        for capability in sets.ambient.iter() {
+            let set = kernel_set(CapabilitySet(1 << capability.number()));
+            rustix::thread::configure_capability_in_ambient_set(set, true).step(failed)?;
+        }
+        Ok(())
+    }
+
+    fn environment(&self) -> Vec<String> {
+        let mut environment = self.process.env.clone();
+        let has_home = environment
+            .iter()
+            .any(|variable| variable.starts_with("HOME="));
+        if self.identity.drop_for_others && !has_home {
+            let home = self
+                .identity
+                .ids
+                .home
+                .as_deref()
+                .filter(|home| !home.is_empty());
+            environment.push(format!("HOME={}", home.unwrap_or("/")));
+        }
+        environment
+    }
+}
+
+fn kernel_set(set: CapabilitySet) -> KernelSet {
+    KernelSet::from_bits_retain(set.0)
+}
+
+fn drop_bounding(keep: CapabilitySet) -> Result<(), BirthError> {
+    let failed = || "cannot limit capabilities".to_owned();
+    let supported = CapabilitySet::supported().step(failed)?;
+    for capability in supported.difference(keep).iter() {
+        let set = kernel_set(CapabilitySet(1 << capability.number()));
+        rustix::thread::remove_capability_from_bounding_set(set).step(failed)?;
+    }
+    Ok(())
+}
+
+/// The kernel marks a directory that the root does not reach.
+fn check_cwd(asked: &str) -> Result<(), BirthError> {
+    match rustix::process::getcwd(Vec::new()) {
+        Ok(cwd) if cwd.to_bytes().starts_with(b"/") => Ok(()),
+        _ => Err(BirthError::Invalid(format!(
+            "working directory {asked:?}: cwd outside container"
+        ))),
+    }
+}
+
+fn set_rlimits(limits: &[Rlimit], channel: &OwnedFd) -> Result<(), BirthError> {
+    for limit in limits {
+        let resource = rlimit_number(&limit.kind).ok_or_else(|| {
+            BirthError::Invalid(format!("unknown resource limit {:?}", limit.kind))
+        })?;
+        let failed = || format!("cannot set resource limit {}", limit.kind);
+        match gantry_sys::rlimit::set(resource, limit.soft, limit.hard) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let (_, highest) = gantry_sys::rlimit::get(resource).step(failed)?;
+                let hard = limit.hard.min(highest);
+                gantry_sys::rlimit::set(resource, limit.soft.min(hard), hard).step(failed)?;
+                warn(
+                    channel,
+                    &format!(
+                        "{} was lowered to {hard}: this system allows no more",
+                        limit.kind
+                    ),
+                );
+            }
+            other => other.step(failed)?,
+        }
+    }
+    Ok(())
+}
+
+fn rlimit_number(name: &str) -> Option<u32> {
+    const NAMES: [&str; 16] = [
+        "CPU",
+        "FSIZE",
+        "DATA",
+        "STACK",
+        "CORE",
+        "RSS",
+        "NPROC",
+        "NOFILE",
+        "MEMLOCK",
+        "AS",
+        "LOCKS",
+        "SIGPENDING",
+        "MSGQUEUE",
+        "NICE",
+        "RTPRIO",
+        "RTTIME",
+    ];
+    let name = name.strip_prefix("RLIMIT_")?;
+    NAMES
+        .iter()
+        .position(|&known| known == name)
+        .map(|index| index as u32)
+}
+
+/// Splits off the program's process; the caller of the split stays PID 1 and does what
+/// an init does: it reaps every orphan, passes signals on, and ends as the program ends.
+fn become_init() -> Result<(), BirthError> {
+    let failed = || "cannot start the init".to_owned();
+    // SIGCHLD and everything that can be passed on; what cannot be blocked is left out.
+    let signals: Vec<i32> = (1..=31)
+        .filter(|signal| ![9, 11, 19].contains(signal))
+        .collect();
+    let queue = gantry_sys::signal::SignalFd::new(&signals).step(failed)?;
+    let child = match fork().step(failed)? {
+        Fork::Child => {
+            let _ = rustix::process::setpgid(None, None);
+            let foreground = rustix::process::getpgrp();
+            // Only a process that ignores SIGTTOU may take the terminal from the background.
+            gantry_sys::signal::ignore(22);
+            let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), foreground);
+            return Ok(());
+        }
+        Fork::Parent(child) => child,
+    };
+    let _ = rustix::thread::set_name(c"gantry-init");
+    release_descriptors(&queue);
+    loop {
+        let mut poll = [rustix::event::PollFd::new(
+            &queue,
+            rustix::event::PollFlags::IN,
+        )];
+        let _ = rustix::event::poll(&mut poll, None);
+        while let Ok(Some(signal)) = queue.read() {
+            const SIGCHLD: i32 = 17;
+            if signal == SIGCHLD {
+                reap(child.pid);
+            } else if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
+                let _ = rustix::process::pidfd_send_signal(&child.pidfd, signal);
+            }
+        }
+    }
+}
+
+/// The init must not keep pipes open whose end somebody waits for.
+fn release_descriptors(queue: &gantry_sys::signal::SignalFd) {
+    use std::os::fd::AsRawFd;
+    let queue = queue.as_fd().as_raw_fd();
+    if let Ok(null) = path::open_host("/dev/null", OFlags::RDWR) {
+        for number in 0..3 {
+            let _ = install_fd(null.as_fd(), number);
+        }
+    }
+    gantry_sys::process::close_all_except(3, queue);
+}
+
+fn reap(main: i32) {
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        if pid.as_raw_nonzero().get() == main {
+            let status = gantry_sys::process::WaitStatus::from_raw(status.as_raw());
+            exit_now(status.shell_code());
+        }
+    }
+}
+
+fn execute(arguments: &[String], environment: &[String]) -> BirthError {
+    let program = &arguments[0];
+    let strings = |list: &[String]| -> Result<Strings, BirthError> {
+        let list: Result<Vec<CString>, _> = list
+            .iter()
+            .map(|text| CString::new(text.as_str()))
+            .collect();
+        list.map(Strings::new).map_err(|_| {
+            BirthError::Invalid("arguments and environment must not hold a NUL".into())
+        })
+    };
+    let (argv, envp) = match (strings(arguments), strings(environment)) {
+        (Ok(argv), Ok(envp)) => (argv, envp),
+        (Err(error), _) | (_, Err(error)) => return error,
+    };
+    let candidates: Vec<String> = if program.contains('/') {
+        vec![program.clone()]
+    } else {
+        let path = environment
+            .iter()
+            .rev()
+            .find_map(|variable| variable.strip_prefix("PATH="));
+        path.unwrap_or(DEFAULT_PATH)
+            .split(':')
+            .map(|directory| {
+                format!(
+                    "{}/{program}",
+                    if directory.is_empty() { "." } else { directory }
+                )
+            })
+            .collect()
+    };
+    let mut denied = None;
+    for candidate in candidates {
+        let Ok(file) = CString::new(candidate.as_str()) else {
+            continue;
+        };
+        let error = execve(&file, &argv, &envp);
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
+            // As a shell does: a later directory may hold one that can be executed.
+            _ => denied = denied.or(Some((candidate, error))),
+        }
+    }
+    match denied {
+        Some((program, source)) => BirthError::NotExecutable { program, source },
+        None if program.contains('/') => BirthError::NotFoundPath {
+            program: program.clone(),
+        },
+        None => BirthError::NotFound {
+            program: program.clone(),
+        },
+    }
+}

@@ -1,0 +1,207 @@
+//! The root file system: made by the parent, entered by the child, mounted nowhere else.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
+};
+
+use crate::error::{BirthError, Step};
+use crate::path;
+
+/// Where a root file system comes from.
+#[derive(Clone, Debug)]
+pub enum RootSource {
+    /// Layers below a writable directory.
+    Overlay(Overlay),
+    /// A directory.
+    Directory(PathBuf),
+}
+
+/// An overlay mount.
+#[derive(Clone, Debug)]
+pub struct Overlay {
+    /// Read-only layers, the topmost first.
+    pub lower: Vec<PathBuf>,
+    /// Writable layer.
+    pub upper: PathBuf,
+    /// Work directory, on the same file system as the upper one.
+    pub work: PathBuf,
+    /// Whether the writable layer need not outlive a crash of the machine: its
+    /// unmounting then does not wait for the disk.
+    pub volatile: bool,
+}
+
+/// A root that is ready to be entered.
+#[derive(Debug)]
+pub enum PreparedRoot {
+    /// A mount that is attached nowhere yet.
+    Detached(OwnedFd),
+    /// An overlay that the child has to make by mount(2), on kernels whose new mount API
+    /// cannot express it (before 6.8: no `lowerdir+`, and strings of 256 bytes at most).
+    Legacy(Overlay),
+}
+
+/// Makes the mount of a root, attached nowhere.
+///
+/// # Errors
+/// [`BirthError::Step`].
+pub fn prepare(source: &RootSource) -> Result<PreparedRoot, BirthError> {
+    match source {
+        RootSource::Directory(directory) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE;
+            let tree = rustix::mount::open_tree(CWD, directory, flags)
+                .step(|| format!("cannot open root file system {}", directory.display()))?;
+            Ok(PreparedRoot::Detached(tree))
+        }
+        RootSource::Overlay(overlay) => match overlay_by_new_api(overlay) {
+            Ok(mount) => Ok(PreparedRoot::Detached(mount)),
+            // EINVAL: lowerdir+ is unknown. Anything that is really wrong with the
+            // directories shows again, with its own error, when the child tries.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                Ok(PreparedRoot::Legacy(overlay.clone()))
+            }
+            Err(error) => {
+                Err(error).step(|| format!("cannot mount overlay on {}", overlay.upper.display()))
+            }
+        },
+    }
+}
+
+fn overlay_by_new_api(overlay: &Overlay) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in &overlay.lower {
+        rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir+", layer)?;
+    }
+    rustix::mount::fsconfig_set_string(context.as_fd(), "upperdir", &overlay.upper)?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "workdir", &overlay.work)?;
+    if overlay.volatile {
+        rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")?;
+    }
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    Ok(rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
+}
+
+/// Makes `root` the root of the calling process, in its own mount namespace, and drops
+/// everything of the host from that namespace.
+///
+/// # Errors
+/// [`BirthError::Step`].
+pub fn enter(root: PreparedRoot, propagation: &str) -> Result<(), BirthError> {
+    let host = match propagation {
+        "" | "private" | "rprivate" | "unbindable" => MountPropagationFlags::PRIVATE,
+        _ => MountPropagationFlags::DOWNSTREAM,
+    };
+    rustix::mount::mount_change("/", host | MountPropagationFlags::REC)
+        .step(|| "cannot change the propagation of /".into())?;
+    let root = match root {
+        PreparedRoot::Detached(mount) => {
+            // On top of "/" needs no directory anywhere, and pivot_root below takes it away.
+            attach(mount.as_fd(), CWD, "/").step(|| "cannot attach the root".into())?;
+            mount
+        }
+        PreparedRoot::Legacy(overlay) => overlay_by_mount(&overlay)?,
+    };
+    rustix::process::fchdir(&root).step(|| "cannot enter the root".into())?;
+    drop(root);
+    rustix::process::pivot_root(".", ".").step(|| "cannot pivot to the root".into())?;
+    // The old root now lies on top of the new one.
+    rustix::mount::unmount(".", UnmountFlags::DETACH)
+        .step(|| "cannot unmount the host's root".into())?;
+    rustix::process::chdir("/").step(|| "cannot change to /".into())
+}
+
+/// The overlay by mount(2): layers as descriptors' paths, so that many fit into a page.
+fn overlay_by_mount(overlay: &Overlay) -> Result<OwnedFd, BirthError> {
+    use std::fmt::Write as _;
+    use std::os::fd::AsRawFd;
+    let open = |directory: &PathBuf| {
+        rustix::fs::openat(
+            CWD,
+            directory,
+            OFlags::PATH | OFlags::DIRECTORY,
+            rustix::fs::Mode::empty(),
+        )
+        .step(|| format!("cannot open layer {}", directory.display()))
+    };
+    let mut options = String::from("lowerdir=");
+    let mut held = Vec::with_capacity(overlay.lower.len() + 2);
+    for (index, layer) in overlay.lower.iter().enumerate() {
+        let fd = open(layer)?;
+        let separator = if index == 0 { "" } else { ":" };
+        let _ = write!(options, "{separator}/proc/self/fd/{}", fd.as_raw_fd());
+        held.push(fd);
+    }
+    let (upper, work) = (open(&overlay.upper)?, open(&overlay.work)?);
+    let _ = write!(
+        options,
+        ",upperdir=/proc/self/fd/{},workdir=/proc/self/fd/{}",
+        upper.as_raw_fd(),
+        work.as_raw_fd()
+    );
+    if overlay.volatile {
+        options.push_str(",volatile");
+    }
+    let failed = || format!("cannot mount overlay on {}", overlay.upper.display());
+    let data = CString::new(options)
+        .map_err(io::Error::from)
+        .step(failed)?;
+    rustix::mount::mount(
+        "overlay",
+        "/",
+        "overlay",
+        MountFlags::empty(),
+        data.as_c_str(),
+    )
+    .step(failed)?;
+    // The path "/" still means the old root to this process; its mount is on top.
+    rustix::mount::open_tree(CWD, "/..", OpenTreeFlags::OPEN_TREE_CLOEXEC).step(failed)
+}
+
+/// Attaches a detached mount at `path` below `directory`; an empty path means there itself.
+///
+/// # Errors
+/// The kernel's.
+pub fn attach(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    if path.is_empty() {
+        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    }
+    Ok(rustix::mount::move_mount(
+        mount, "", directory, path, flags,
+    )?)
+}
+
+/// A clone of the mount at `fd`, attached nowhere.
+///
+/// # Errors
+/// The kernel's.
+pub fn clone_mount(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(rustix::mount::open_tree(fd, "", flags)?)
+}
+
+/// Opens the calling process's root.
+///
+/// # Errors
+/// [`BirthError::Step`].
+pub fn open_root() -> Result<OwnedFd, BirthError> {
+    path::open_host("/", OFlags::PATH | OFlags::DIRECTORY).step(|| "cannot open /".into())
+}

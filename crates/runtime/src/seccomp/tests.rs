@@ -1,0 +1,1003 @@
+//! The compiler against a direct reading of the profile, on an interpreter and the kernel.
+
+use gantry_sys::seccomp::SockFilter;
+use rustix::io::Errno;
+
+use super::*;
+use crate::capabilities::CapabilitySet;
+use crate::spec::{Seccomp, SeccompArg, SeccompRule};
+
+const ALLOW: u32 = 0x7fff_0000;
+const KILL_PROCESS: u32 = 0x8000_0000;
+const EPERM: u32 = 0x0005_0001;
+const ENOSYS: u32 = 0x0005_0026;
+
+const AUDIT_X86_64: u32 = 0xc000_003e;
+const AUDIT_X86: u32 = 0x4000_0003;
+const AUDIT_AARCH64: u32 = 0xc000_00b7;
+const AUDIT_ARM: u32 = 0x4000_0028;
+const X32_BIT: u32 = 0x4000_0000;
+
+/// `struct seccomp_data`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Call {
+    number: u32,
+    audit: u32,
+    arguments: [u64; 6],
+}
+
+impl Call {
+    fn word(&self, offset: u32) -> u32 {
+        match offset {
+            0 => self.number,
+            4 => self.audit,
+            16..=60 if offset.is_multiple_of(4) => {
+                let argument = self.arguments[(offset as usize - 16) / 8];
+                (argument >> (8 * (offset % 8))) as u32
+            }
+            _ => panic!("load from offset {offset}"),
+        }
+    }
+}
+
+/// Runs a program as the kernel does: the action, and the number of instructions.
+fn run(program: &Program, call: &Call) -> (u32, usize) {
+    let code = &program.instructions;
+    let (mut pc, mut accumulator, mut executed) = (0_usize, 0_u32, 0);
+    loop {
+        let SockFilter { code, jt, jf, k } = code[pc];
+        pc += 1;
+        executed += 1;
+        let mut branch = |holds: bool| pc += usize::from(if holds { jt } else { jf });
+        match code {
+            0x20 => accumulator = call.word(k),
+            0x05 => pc += k as usize,
+            0x15 => branch(accumulator == k),
+            0x25 => branch(accumulator > k),
+            0x35 => branch(accumulator >= k),
+            0x54 => accumulator &= k,
+            0x06 => return (k, executed),
+            _ => panic!("instruction {code:#x}"),
+        }
+    }
+}
+
+fn action(name: &str, errno: Option<u32>) -> u32 {
+    match name {
+        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => 0,
+        "SCMP_ACT_KILL_PROCESS" => KILL_PROCESS,
+        "SCMP_ACT_TRAP" => 0x0003_0000,
+        "SCMP_ACT_ERRNO" => 0x0005_0000 | errno.unwrap_or(1),
+        "SCMP_ACT_TRACE" => 0x7ff0_0000 | errno.unwrap_or(1),
+        "SCMP_ACT_LOG" => 0x7ffc_0000,
+        "SCMP_ACT_NOTIFY" => 0x7fc0_0000,
+        "SCMP_ACT_ALLOW" => ALLOW,
+        _ => panic!("{name}"),
+    }
+}
+
+fn holds(arg: &SeccompArg, argument: u64, is_32_bit: bool) -> bool {
+    let cut = |value: u64| {
+        if is_32_bit {
+            value & 0xffff_ffff
+        } else {
+            value
+        }
+    };
+    let (argument, value, value_two) = (cut(argument), cut(arg.value), cut(arg.value_two));
+    match arg.op.as_str() {
+        "SCMP_CMP_NE" => argument != value,
+        "SCMP_CMP_LT" => argument < value,
+        "SCMP_CMP_LE" => argument <= value,
+        "SCMP_CMP_EQ" => argument == value,
+        "SCMP_CMP_GE" => argument >= value,
+        "SCMP_CMP_GT" => argument > value,
+        "SCMP_CMP_MASKED_EQ" => argument & value == value_two,
+        _ => panic!("{}", arg.op),
+    }
+}
+
+/// What a profile says of a call, rule by rule, by name.
+fn evaluate(profile: &Seccomp, native: Architecture, call: &Call) -> u32 {
+    let default = action(&profile.default_action, profile.default_errno_ret);
+    let names = |name: &str| profile.architectures.iter().any(|known| known == name);
+    let architecture = match (native, call.audit) {
+        (Architecture::X86_64, AUDIT_X86_64)
+            if call.number == u32::MAX && !names("SCMP_ARCH_X32") =>
+        {
+            Architecture::X86_64
+        }
+        (Architecture::X86_64, AUDIT_X86_64) if call.number < X32_BIT => Architecture::X86_64,
+        (Architecture::X86_64, AUDIT_X86_64) if names("SCMP_ARCH_X32") => Architecture::X32,
+        (Architecture::X86_64, AUDIT_X86) if names("SCMP_ARCH_X86") => Architecture::X86,
+        (Architecture::Aarch64, AUDIT_AARCH64) => Architecture::Aarch64,
+        (Architecture::Aarch64, AUDIT_ARM) if names("SCMP_ARCH_ARM") => Architecture::Arm,
+        _ => return KILL_PROCESS,
+    };
+    let bit = if architecture == Architecture::X32 {
+        X32_BIT
+    } else {
+        0
+    };
+    let is_32_bit = matches!(architecture, Architecture::X86 | Architecture::Arm);
+    let newest = profile
+        .syscalls
+        .iter()
+        .flat_map(|rule| &rule.names)
+        .filter_map(|name| number(name, architecture))
+        .filter(|number| *number < 0xf_0000)
+        .max()
+        .unwrap_or(0);
+    let carries = |name: &str, rule: &SeccompRule| {
+        let table: &[(&str, &str, u64)] = &[
+            ("socketcall", "socket", 1),
+            ("socketcall", "recv", 10),
+            ("socketcall", "sendmmsg", 20),
+            ("ipc", "semop", 1),
+            ("ipc", "shmctl", 24),
+        ];
+        architecture == Architecture::X86
+            && rule.args.is_empty()
+            && table.iter().any(|(carrier, carried, which)| {
+                name == *carried
+                    && number(carrier, architecture) == Some(call.number)
+                    && call.arguments[0] & 0xffff == *which
+            })
+    };
+    let mut conditional = None;
+    let mut carried = None;
+    for rule in &profile.syscalls {
+        let verdict = action(&rule.action, rule.errno_ret);
+        if verdict == default {
+            continue;
+        }
+        for name in &rule.names {
+            if carries(name, rule) {
+                carried = carried.or(Some(verdict));
+            }
+            if number(name, architecture).map(|number| number | bit) != Some(call.number) {
+                continue;
+            }
+            if rule.args.is_empty() {
+                return verdict;
+            }
+            let test = |arg: &SeccompArg| holds(arg, call.arguments[arg.index as usize], is_32_bit);
+            let mut indexes: Vec<u32> = rule.args.iter().map(|arg| arg.index).collect();
+            indexes.sort_unstable();
+            let repeats = indexes.windows(2).any(|pair| pair[0] == pair[1]);
+            let matches = if repeats {
+                rule.args.iter().any(test)
+            } else {
+                rule.args.iter().all(test)
+            };
+            if matches {
+                conditional = conditional.or(Some(verdict));
+            }
+        }
+    }
+    if let Some(verdict) = conditional.or(carried) {
+        return verdict;
+    }
+    let permits = matches!(default & 0xffff_0000, ALLOW | 0x7ffc_0000 | 0x7ff0_0000);
+    let plain = call.number & !bit;
+    let private = (0xf_0000..0xf_0010).contains(&plain) && architecture == Architecture::Arm;
+    if plain > newest && !permits && !private {
+        if architecture == Architecture::Arm && plain >= 0xf_0010 {
+            return default;
+        }
+        return ENOSYS;
+    }
+    default
+}
+
+/// Xorshift: tests need spread, not secrecy, and the same numbers every time.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
+
+fn rule(names: &[&str], action: &str) -> SeccompRule {
+    SeccompRule {
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        action: action.to_owned(),
+        ..SeccompRule::default()
+    }
+}
+
+fn arg(index: u32, op: &str, value: u64, value_two: u64) -> SeccompArg {
+    SeccompArg {
+        index,
+        value,
+        value_two,
+        op: op.to_owned(),
+    }
+}
+
+fn profile(default: &str, architectures: &[&str], syscalls: Vec<SeccompRule>) -> Seccomp {
+    Seccomp {
+        default_action: default.to_owned(),
+        architectures: architectures
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect(),
+        syscalls,
+        ..Seccomp::default()
+    }
+}
+
+const X86_FAMILY: [&str; 3] = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"];
+
+/// Jumps stay inside, every path ends in a return, and no code is unreachable.
+fn check_shape(program: &Program) {
+    let code = &program.instructions;
+    let mut reached = vec![false; code.len()];
+    reached[0] = true;
+    for (index, instruction) in code.iter().enumerate() {
+        let mut reach = |offset: usize| reached[index + 1 + offset] = true;
+        match instruction.code {
+            0x06 => {}
+            0x05 => reach(instruction.k as usize),
+            0x15 | 0x25 | 0x35 => {
+                reach(instruction.jt.into());
+                reach(instruction.jf.into());
+            }
+            _ => reach(0),
+        }
+    }
+    let dead = reached.iter().filter(|reached| !**reached).count();
+    assert!(dead <= 8, "{dead} of {} instructions are dead", code.len());
+}
+
+fn random_call(random: &mut Random, native: Architecture) -> Call {
+    let audits: &[u32] = match native {
+        Architecture::X86_64 => &[AUDIT_X86_64, AUDIT_X86_64, AUDIT_X86, AUDIT_ARM, 0],
+        _ => &[AUDIT_AARCH64, AUDIT_ARM, AUDIT_X86],
+    };
+    let number = match random.below(12) {
+        0 => random.next() as u32,
+        1 => u32::MAX,
+        2 => 0xf_0000 + random.below(24) as u32,
+        3..=5 => X32_BIT + random.below(600) as u32,
+        _ => random.below(600) as u32,
+    };
+    let mut call = Call {
+        number,
+        audit: random.pick(audits),
+        arguments: [0; 6],
+    };
+    let is_32_bit = matches!(call.audit, AUDIT_X86 | AUDIT_ARM);
+    for argument in &mut call.arguments {
+        *argument = random_value(random);
+        // The kernel never presents more than 32 bits for these.
+        if is_32_bit {
+            *argument &= 0xffff_ffff;
+        }
+    }
+    call
+}
+
+fn random_value(random: &mut Random) -> u64 {
+    match random.below(6) {
+        0 => random.next(),
+        1 => random.pick(&[0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff, u64::MAX, 1 << 32]),
+        2 => 1 << random.below(64),
+        3 => (1 << 32) + random.below(64),
+        _ => random.below(64),
+    }
+}
+
+#[test]
+fn the_table_is_sorted_and_fits_the_compiler() {
+    for pair in table::SYSTEM_CALLS.windows(2) {
+        assert!(pair[0].0 < pair[1].0, "{} before {}", pair[0].0, pair[1].0);
+    }
+    for (name, row) in &table::SYSTEM_CALLS {
+        for number in row.iter().filter_map(|number| table::decode(*number)) {
+            let fits = number < 624 || (0xf_0000..0xf_0010).contains(&number);
+            assert!(fits, "{name} is {number}");
+        }
+    }
+    for (name, architecture, expected) in [
+        ("read", Architecture::X86_64, Some(0)),
+        ("read", Architecture::X86, Some(3)),
+        ("read", Architecture::Aarch64, Some(63)),
+        ("execve", Architecture::X32, Some(520)),
+        ("openat2", Architecture::Arm, Some(437)),
+        ("set_tls", Architecture::Arm, Some(0xf_0005)),
+        ("set_tls", Architecture::X86_64, None),
+        ("socketcall", Architecture::X86, Some(102)),
+        ("socketcall", Architecture::X86_64, None),
+        ("file_setattr", Architecture::X86_64, Some(469)),
+        ("no_such_call", Architecture::X86_64, None),
+        ("", Architecture::X86_64, None),
+    ] {
+        assert_eq!(number(name, architecture), expected, "{name}");
+    }
+}
+
+#[test]
+fn the_default_program_agrees_with_the_profile() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let sets = [
+        CapabilitySet::EMPTY,
+        CapabilitySet::DEFAULT,
+        CapabilitySet::KNOWN,
+        CapabilitySet::from_names(&["SYS_ADMIN"]).unwrap(),
+        CapabilitySet::from_names(&["PERFMON", "BPF", "SYSLOG", "SYS_TIME"]).unwrap(),
+    ];
+    for native in [Architecture::X86_64, Architecture::Aarch64] {
+        for capabilities in sets {
+            let profile = default_profile(capabilities, native);
+            let program = compile_for(&profile, native).unwrap();
+            assert_eq!(default_program(capabilities, native).unwrap(), program);
+            check_shape(&program);
+            for _ in 0..1_500 {
+                let call = random_call(&mut random, native);
+                assert_eq!(
+                    run(&program, &call).0,
+                    evaluate(&profile, native, &call),
+                    "{native:?} {call:x?} with {capabilities:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn random_profiles_agree_with_their_programs() {
+    const OPERATORS: [&str; 7] = [
+        "SCMP_CMP_NE",
+        "SCMP_CMP_LT",
+        "SCMP_CMP_LE",
+        "SCMP_CMP_EQ",
+        "SCMP_CMP_GE",
+        "SCMP_CMP_GT",
+        "SCMP_CMP_MASKED_EQ",
+    ];
+    const ACTIONS: [&str; 8] = [
+        "SCMP_ACT_ALLOW",
+        "SCMP_ACT_ERRNO",
+        "SCMP_ACT_KILL",
+        "SCMP_ACT_KILL_PROCESS",
+        "SCMP_ACT_TRAP",
+        "SCMP_ACT_TRACE",
+        "SCMP_ACT_LOG",
+        "SCMP_ACT_NOTIFY",
+    ];
+    // Few names, so that rules meet; only those carriers that `evaluate` knows.
+    const NAMES: [&str; 12] = [
+        "read",
+        "write",
+        "openat",
+        "socket",
+        "recv",
+        "semop",
+        "shmctl",
+        "socketcall",
+        "ipc",
+        "clone",
+        "set_tls",
+        "mseal",
+    ];
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for round in 0..300 {
+        let native = random.pick(&[Architecture::X86_64, Architecture::Aarch64]);
+        let count = if round % 20 == 0 {
+            150
+        } else {
+            random.below(12)
+        };
+        let mut rules = Vec::new();
+        for _ in 0..count {
+            // A large profile names everything, so that targets are far away.
+            let name = match random.below(2) {
+                0 if count == 150 => loop {
+                    let (name, _) = random.pick(&table::SYSTEM_CALLS);
+                    if evaluate_knows(name) {
+                        break name;
+                    }
+                },
+                _ => random.pick(&NAMES),
+            };
+            let mut rule = rule(&[name], random.pick(&ACTIONS));
+            if matches!(rule.action.as_str(), "SCMP_ACT_ERRNO" | "SCMP_ACT_TRACE") {
+                rule.errno_ret = random.pick(&[None, Some(1), Some(38), Some(95)]);
+            }
+            for _ in 0..random.pick(&[0, 1, 1, 2, 3]) {
+                let mut value = random_value(&mut random);
+                let value_two = match random.below(3) {
+                    0 => random_value(&mut random),
+                    _ => random_value(&mut random) & value,
+                };
+                if random.below(10) == 0 {
+                    value = 0;
+                }
+                rule.args.push(arg(
+                    random.below(6) as u32,
+                    random.pick(&OPERATORS),
+                    value,
+                    value_two,
+                ));
+            }
+            rules.push(rule);
+        }
+        let architectures: &[&str] = random.pick(&[
+            &[][..],
+            &X86_FAMILY[..],
+            &X86_FAMILY[..2],
+            &["SCMP_ARCH_ARM", "SCMP_ARCH_S390X"][..],
+        ]);
+        let profile = profile(random.pick(&ACTIONS), architectures, rules);
+        let program = compile_for(&profile, native).unwrap();
+        check_shape(&program);
+        for _ in 0..200 {
+            let mut call = random_call(&mut random, native);
+            // Aim at what the rules speak of.
+            if let Some(rule) = profile
+                .syscalls
+                .get(random.below(count.max(1)) as usize)
+                .filter(|_| random.below(4) != 0)
+            {
+                let architecture = match call.audit {
+                    AUDIT_X86 => Architecture::X86,
+                    AUDIT_ARM => Architecture::Arm,
+                    AUDIT_AARCH64 => Architecture::Aarch64,
+                    _ => Architecture::X86_64,
+                };
+                if let Some(number) = number(&rule.names[0], architecture) {
+                    call.number = number;
+                }
+                for arg in &rule.args {
+                    let near = [arg.value, arg.value_two, arg.value.wrapping_add(1)];
+                    let mut value = random.pick(&near);
+                    if matches!(call.audit, AUDIT_X86 | AUDIT_ARM) {
+                        value &= 0xffff_ffff;
+                    }
+                    call.arguments[arg.index as usize] = value;
+                }
+            }
+            assert_eq!(
+                run(&program, &call).0,
+                evaluate(&profile, native, &call),
+                "{native:?} {call:x?} in {profile:#x?}"
+            );
+        }
+    }
+}
+
+/// Whether `evaluate` needs no more carriers than it has for a rule on `name`.
+fn evaluate_knows(name: &str) -> bool {
+    let carried = [
+        "bind",
+        "connect",
+        "listen",
+        "accept",
+        "getsockname",
+        "getpeername",
+        "socketpair",
+        "send",
+        "sendto",
+        "recvfrom",
+        "shutdown",
+        "setsockopt",
+        "getsockopt",
+        "sendmsg",
+        "recvmsg",
+        "accept4",
+        "recvmmsg",
+        "semget",
+        "semctl",
+        "semtimedop",
+        "msgsnd",
+        "msgrcv",
+        "msgget",
+        "msgctl",
+        "shmat",
+        "shmdt",
+        "shmget",
+    ];
+    !carried.contains(&name)
+}
+
+/// The verdict of the default profile on a call by name.
+fn verdict(capabilities: &[&str], audit: u32, name: &str, first: u64) -> u32 {
+    let capabilities = CapabilitySet::from_names(capabilities).unwrap();
+    let program = default_program(capabilities, Architecture::X86_64).unwrap();
+    let architecture = match audit {
+        AUDIT_X86 => Architecture::X86,
+        _ => Architecture::X86_64,
+    };
+    let call = Call {
+        number: number(name, architecture).unwrap(),
+        audit,
+        arguments: [first, 0, 0, 0, 0, 0],
+    };
+    run(&program, &call).0
+}
+
+/// R33, CVE-2022-0185: the calls that exploits of the kernel begin with.
+#[test]
+fn dangerous_calls_are_refused_by_default() {
+    let default = CapabilitySet::DEFAULT.names();
+    let default: Vec<&str> = default.iter().map(String::as_str).collect();
+    for name in [
+        "unshare",
+        "setns",
+        "mount",
+        "umount2",
+        "fsopen",
+        "fsconfig",
+        "fsmount",
+        "fspick",
+        "move_mount",
+        "open_tree",
+        "open_tree_attr",
+        "mount_setattr",
+        "pivot_root",
+        "bpf",
+        "perf_event_open",
+        "keyctl",
+        "add_key",
+        "request_key",
+        "userfaultfd",
+        "io_uring_setup",
+        "io_uring_enter",
+        "io_uring_register",
+        "open_by_handle_at",
+        "kexec_load",
+        "kexec_file_load",
+        "init_module",
+        "finit_module",
+        "delete_module",
+        "reboot",
+        "swapon",
+        "swapoff",
+        "acct",
+        "settimeofday",
+        "clock_settime",
+        "quotactl",
+        "nfsservctl",
+        "iopl",
+        "ioperm",
+        "syslog",
+        "fanotify_init",
+        "kcmp",
+        "pidfd_getfd",
+        "process_madvise",
+        "mbind",
+        "sethostname",
+        "setdomainname",
+        "vhangup",
+        "uselib",
+        "ustat",
+        "sysfs",
+    ] {
+        // What is newer than the profile is not there at all.
+        let expected = match name {
+            "open_tree_attr" => ENOSYS,
+            _ => EPERM,
+        };
+        let native = verdict(&default, AUDIT_X86_64, name, 0);
+        assert_eq!(native, expected, "{name}");
+        if number(name, Architecture::X86).is_some() {
+            let x86 = verdict(&default, AUDIT_X86, name, 0);
+            assert_eq!(x86, expected, "{name} on x86");
+        }
+    }
+    // Libraries fall back to clone, whose flags a filter can see.
+    assert_eq!(verdict(&default, AUDIT_X86_64, "clone3", 0), ENOSYS);
+    assert_eq!(verdict(&default, AUDIT_X86, "clone3", 0), ENOSYS);
+    for flag in [
+        0x2_0000,
+        0x200_0000,
+        0x400_0000,
+        0x800_0000,
+        0x1000_0000,
+        0x2000_0000,
+        0x4000_0000,
+    ] {
+        for audit in [AUDIT_X86_64, AUDIT_X86] {
+            assert_eq!(
+                verdict(&default, audit, "clone", flag | 17),
+                EPERM,
+                "{flag:x}"
+            );
+        }
+        // Bits that the kernel does not look at must not hide those that it does.
+        assert_eq!(
+            verdict(&default, AUDIT_X86_64, "clone", flag | 1 << 40),
+            EPERM
+        );
+    }
+    let thread = 0x3d_0f00;
+    assert_eq!(verdict(&default, AUDIT_X86_64, "clone", thread), ALLOW);
+    assert_eq!(verdict(&default, AUDIT_X86_64, "chroot", 0), ALLOW);
+    assert_eq!(verdict(&[], AUDIT_X86_64, "chroot", 0), EPERM);
+}
+
+#[test]
+fn capabilities_widen_the_default() {
+    for (capability, names) in [
+        (
+            "SYS_ADMIN",
+            &["unshare", "mount", "fsopen", "bpf", "clone3", "setns"][..],
+        ),
+        ("DAC_READ_SEARCH", &["open_by_handle_at"]),
+        ("SYS_PTRACE", &["kcmp", "pidfd_getfd"]),
+        ("SYS_MODULE", &["init_module", "finit_module"]),
+        ("BPF", &["bpf"]),
+        ("PERFMON", &["perf_event_open"]),
+        ("SYSLOG", &["syslog"]),
+        ("SYS_NICE", &["mbind"]),
+        ("SYS_TIME", &["settimeofday", "clock_settime"]),
+        ("SYS_BOOT", &["reboot"]),
+        ("SYS_RAWIO", &["iopl"]),
+        ("SYS_PACCT", &["acct"]),
+        ("SYS_TTY_CONFIG", &["vhangup"]),
+    ] {
+        for name in names {
+            assert_eq!(
+                verdict(&[capability], AUDIT_X86_64, name, 0),
+                ALLOW,
+                "{name}"
+            );
+            assert_ne!(verdict(&["CHOWN"], AUDIT_X86_64, name, 0), ALLOW, "{name}");
+        }
+    }
+    assert_eq!(
+        verdict(&["SYS_ADMIN"], AUDIT_X86_64, "clone", 0x1000_0000),
+        ALLOW
+    );
+    for name in ["io_uring_setup", "keyctl", "userfaultfd", "kexec_load"] {
+        let every = CapabilitySet::KNOWN.names();
+        let every: Vec<&str> = every.iter().map(String::as_str).collect();
+        assert_eq!(verdict(&every, AUDIT_X86_64, name, 0), EPERM, "{name}");
+    }
+}
+
+/// R34, CVE-2026-31431: AF_ALG and AF_VSOCK are refused, also with bits set that the
+/// kernel drops; everything else is not, and 32-bit programs keep their sockets.
+#[test]
+fn families_of_sockets_are_filtered_by_what_the_kernel_reads() {
+    for family in 0..64 {
+        let expected = if matches!(family, 38 | 40) {
+            EPERM
+        } else {
+            ALLOW
+        };
+        assert_eq!(
+            verdict(&[], AUDIT_X86_64, "socket", family),
+            expected,
+            "{family}"
+        );
+        assert_eq!(
+            verdict(&[], AUDIT_X86, "socket", family),
+            expected,
+            "{family}"
+        );
+        assert_eq!(
+            verdict(&[], AUDIT_X86_64, "socket", family | 1 << 32),
+            expected,
+            "{family} with bit 32"
+        );
+        assert_eq!(
+            verdict(&[], AUDIT_X86_64, "socket", family | 0xffff_ffff_0000_0000),
+            expected,
+            "{family} with all upper bits"
+        );
+    }
+    assert_eq!(verdict(&[], AUDIT_X86, "socketcall", 1), ALLOW);
+}
+
+#[test]
+fn calls_by_another_architecture_kill_and_newer_calls_are_unknown() {
+    let program = default_program(CapabilitySet::DEFAULT, Architecture::X86_64).unwrap();
+    let at = |audit, number| {
+        let call = Call {
+            number,
+            audit,
+            arguments: [0; 6],
+        };
+        run(&program, &call).0
+    };
+    assert_eq!(at(AUDIT_AARCH64, 63), KILL_PROCESS);
+    assert_eq!(at(0, 0), KILL_PROCESS);
+    for audit in [AUDIT_X86_64, AUDIT_X86] {
+        // listxattrat and removexattrat are the newest that the profile names.
+        assert_eq!(at(audit, 466), ALLOW);
+        assert_eq!(at(audit, 467), ENOSYS);
+        assert_eq!(at(audit, 5000), ENOSYS);
+        assert_eq!(at(audit, u32::MAX), ENOSYS);
+    }
+    assert_eq!(at(AUDIT_X86_64, X32_BIT), ALLOW);
+    assert_eq!(at(AUDIT_X86_64, X32_BIT + 520), ALLOW);
+    // 59 is execve of x86_64, which x32 does not have.
+    assert_eq!(at(AUDIT_X86_64, X32_BIT + 59), EPERM);
+
+    let native_only = profile(
+        "SCMP_ACT_ERRNO",
+        &[],
+        vec![rule(&["read"], "SCMP_ACT_ALLOW")],
+    );
+    let program = compile_for(&native_only, Architecture::X86_64).unwrap();
+    let at = |audit, number| {
+        let call = Call {
+            number,
+            audit,
+            arguments: [0; 6],
+        };
+        run(&program, &call).0
+    };
+    assert_eq!(at(AUDIT_X86_64, 0), ALLOW);
+    assert_eq!(at(AUDIT_X86_64, X32_BIT), KILL_PROCESS);
+    assert_eq!(at(AUDIT_X86, 3), KILL_PROCESS);
+    assert_eq!(at(AUDIT_X86_64, u32::MAX), ENOSYS);
+}
+
+/// A rule against `socket` must not be evaded by the multiplexer of 32-bit x86.
+#[test]
+fn rules_reach_calls_that_socketcall_carries() {
+    let deny = profile(
+        "SCMP_ACT_ALLOW",
+        &X86_FAMILY,
+        vec![rule(&["socket", "semget"], "SCMP_ACT_ERRNO")],
+    );
+    let program = compile_for(&deny, Architecture::X86_64).unwrap();
+    for (name, first, expected) in [
+        ("socket", 2, EPERM),
+        ("socketcall", 1, EPERM),
+        ("socketcall", 2, ALLOW),
+        ("ipc", 2, EPERM),
+        ("ipc", 2 | 1 << 16, EPERM),
+        ("ipc", 3, ALLOW),
+    ] {
+        let call = Call {
+            number: number(name, Architecture::X86).unwrap(),
+            audit: AUDIT_X86,
+            arguments: [first, 0, 0, 0, 0, 0],
+        };
+        assert_eq!(run(&program, &call).0, expected, "{name}({first})");
+    }
+}
+
+/// All calls that another one carries, by the numbers of `linux/net.h` and `linux/ipc.h`.
+#[test]
+fn every_carried_call_is_known() {
+    let socketcall = "socket bind connect listen accept getsockname getpeername socketpair send \
+                      recv sendto recvfrom shutdown setsockopt getsockopt sendmsg recvmsg accept4 \
+                      recvmmsg sendmmsg";
+    let ipc = "semop:1 semget:2 semctl:3 semtimedop:4 msgsnd:11 msgrcv:12 msgget:13 msgctl:14 \
+               shmat:21 shmdt:22 shmget:23 shmctl:24";
+    let socketcall = socketcall.split_whitespace().zip(1..);
+    let socketcall = socketcall.map(|(name, which)| ("socketcall", name, which));
+    let ipc = ipc.split_whitespace().map(|pair| {
+        let (name, which) = pair.split_once(':').unwrap();
+        ("ipc", name, which.parse().unwrap())
+    });
+    for (carrier, name, which) in socketcall.chain(ipc) {
+        let deny = profile(
+            "SCMP_ACT_ALLOW",
+            &X86_FAMILY,
+            vec![rule(&[name], "SCMP_ACT_ERRNO")],
+        );
+        let program = compile_for(&deny, Architecture::X86_64).unwrap();
+        for first in 0..32 {
+            let call = Call {
+                number: number(carrier, Architecture::X86).unwrap(),
+                audit: AUDIT_X86,
+                arguments: [first, 0, 0, 0, 0, 0],
+            };
+            let expected = if first == which { EPERM } else { ALLOW };
+            assert_eq!(
+                run(&program, &call).0,
+                expected,
+                "{name} by {carrier}({first})"
+            );
+        }
+    }
+}
+
+#[test]
+fn words_that_the_specification_lacks_are_errors_with_the_word() {
+    let error = |profile: &Seccomp| compile_for(profile, Architecture::X86_64).unwrap_err();
+    let text = |profile: &Seccomp| error(profile).to_string();
+    assert_eq!(
+        text(&profile("SCMP_ACT_MAYBE", &[], vec![])),
+        "unknown seccomp action \"SCMP_ACT_MAYBE\""
+    );
+    assert_eq!(
+        text(&profile("SCMP_ACT_ALLOW", &["SCMP_ARCH_Z80"], vec![])),
+        "unknown seccomp architecture \"SCMP_ARCH_Z80\""
+    );
+    let mut bad = profile(
+        "SCMP_ACT_ALLOW",
+        &[],
+        vec![rule(&["read"], "SCMP_ACT_ERRNO")],
+    );
+    bad.flags = vec!["SECCOMP_FILTER_FLAG_X".into()];
+    assert_eq!(text(&bad), "unknown seccomp flag \"SECCOMP_FILTER_FLAG_X\"");
+    bad.flags.clear();
+    bad.syscalls[0].args = vec![arg(0, "SCMP_CMP_ISH", 0, 0)];
+    assert_eq!(text(&bad), "unknown seccomp operator \"SCMP_CMP_ISH\"");
+    bad.syscalls[0].args = vec![arg(6, "SCMP_CMP_EQ", 0, 0)];
+    assert_eq!(
+        error(&bad),
+        SeccompError::ArgumentIndex {
+            call: "read".into(),
+            index: 6
+        }
+    );
+    bad.syscalls[0].args.clear();
+    bad.syscalls[0].action = "SCMP_ACT_LOG".into();
+    bad.syscalls[0].errno_ret = Some(1);
+    assert_eq!(
+        error(&bad),
+        SeccompError::UnexpectedErrno {
+            action: "SCMP_ACT_LOG".into()
+        }
+    );
+}
+
+#[test]
+fn flags_follow_the_profile() {
+    let mut wanted = profile("SCMP_ACT_ALLOW", &[], vec![]);
+    let flags = |profile: &Seccomp| compile_for(profile, Architecture::X86_64).unwrap().flags;
+    assert_eq!(flags(&wanted), 4);
+    wanted.flags = vec![
+        "SECCOMP_FILTER_FLAG_TSYNC".into(),
+        "SECCOMP_FILTER_FLAG_LOG".into(),
+    ];
+    assert_eq!(flags(&wanted), 2);
+    wanted.syscalls = vec![rule(&["mkdir"], "SCMP_ACT_NOTIFY")];
+    assert_eq!(flags(&wanted), 2 | 8);
+}
+
+/// Unknown names are skipped; a profile that outgrows the kernel's limit is an error.
+#[test]
+fn a_program_beyond_the_kernels_limit_is_refused() {
+    let mut rules = vec![rule(&["not_a_call"], "SCMP_ACT_KILL")];
+    for value in 0..900 {
+        let mut next = rule(&["read"], "SCMP_ACT_ERRNO");
+        next.args = vec![arg(0, "SCMP_CMP_EQ", value, 0)];
+        rules.push(next);
+    }
+    let large = profile("SCMP_ACT_ALLOW", &[], rules.clone());
+    let program = compile_for(&large, Architecture::X86_64).unwrap();
+    check_shape(&program);
+    let call = |first| Call {
+        number: 0,
+        audit: AUDIT_X86_64,
+        arguments: [first, 0, 0, 0, 0, 0],
+    };
+    assert_eq!(run(&program, &call(899)).0, EPERM);
+    assert_eq!(run(&program, &call(900)).0, ALLOW);
+
+    rules.extend(rules.clone());
+    let error = compile_for(&profile("SCMP_ACT_ALLOW", &[], rules), Architecture::X86_64);
+    assert!(matches!(error, Err(SeccompError::TooLarge { instructions }) if instructions > 4096));
+}
+
+#[test]
+fn a_program_survives_its_cached_form() {
+    let program = default_program(CapabilitySet::DEFAULT, Architecture::NATIVE).unwrap();
+    let bytes = program.to_bytes();
+    assert_eq!(Program::from_bytes(&bytes), Ok(program));
+    assert_eq!(
+        Program::from_bytes(&bytes[..bytes.len() - 1]),
+        Err(ProgramError::Length {
+            length: bytes.len() - 1
+        })
+    );
+    for length in 0..16 {
+        assert!(Program::from_bytes(&bytes[..length]).is_err(), "{length}");
+    }
+    let mut other = bytes.clone();
+    other[3] += 1;
+    assert_eq!(Program::from_bytes(&other), Err(ProgramError::Format));
+    let mut long = bytes;
+    long.resize(8 + 8 * 4097, 0);
+    assert!(Program::from_bytes(&long).is_err());
+}
+
+/// Common calls stay cheap also where the kernel does not cache verdicts (before 5.11).
+#[test]
+fn common_calls_take_few_instructions() {
+    let program = default_program(CapabilitySet::DEFAULT, Architecture::X86_64).unwrap();
+    let mut total = 0;
+    let names = ["read", "write", "openat", "futex"];
+    for name in names {
+        let call = Call {
+            number: number(name, Architecture::X86_64).unwrap(),
+            audit: AUDIT_X86_64,
+            arguments: [0; 6],
+        };
+        let (verdict, executed) = run(&program, &call);
+        assert_eq!(verdict, ALLOW, "{name}");
+        total += executed;
+    }
+    eprintln!(
+        "{} instructions, {} executed on average",
+        program.instructions.len(),
+        total as f64 / names.len() as f64
+    );
+    assert!(total <= 12 * names.len(), "{total}");
+}
+
+#[test]
+#[ignore = "a measurement, for a release build"]
+fn time_of_compiling_the_default_profile() {
+    let native = Architecture::NATIVE;
+    let profile = default_profile(CapabilitySet::DEFAULT, native);
+    let measure = |what: &str, work: &dyn Fn()| {
+        let mut best = f64::MAX;
+        for _ in 0..200 {
+            let start = std::time::Instant::now();
+            work();
+            best = best.min(start.elapsed().as_secs_f64() * 1e6);
+        }
+        eprintln!("{what}: {best:.1} us");
+    };
+    measure("default_profile", &|| {
+        std::hint::black_box(default_profile(CapabilitySet::DEFAULT, native));
+    });
+    measure("compile", &|| {
+        std::hint::black_box(compile_for(&profile, native).unwrap());
+    });
+    measure("default_program", &|| {
+        std::hint::black_box(default_program(CapabilitySet::DEFAULT, native).unwrap());
+    });
+    let bytes = default_program(CapabilitySet::DEFAULT, native)
+        .unwrap()
+        .to_bytes();
+    measure("from_bytes", &|| {
+        std::hint::black_box(Program::from_bytes(&bytes).unwrap());
+    });
+}
+
+/// R33, R34 on the running kernel. A filter belongs to the thread that installs it.
+#[test]
+fn the_kernel_takes_the_default_program_and_obeys_it() {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    use rustix::thread::UnshareFlags;
+
+    let program = default_program(CapabilitySet::DEFAULT, Architecture::NATIVE).unwrap();
+    std::thread::spawn(move || {
+        rustix::thread::set_no_new_privs(true).unwrap();
+        gantry_sys::seccomp::install(&program.instructions, program.flags).unwrap();
+        let family = |number| socket(AddressFamily::from_raw(number), SocketType::DGRAM, None);
+        assert_eq!(family(38).unwrap_err(), Errno::PERM);
+        assert_eq!(family(40).unwrap_err(), Errno::PERM);
+        family(1).unwrap();
+        family(2).unwrap();
+        assert_eq!(
+            gantry_sys::process::unshare(UnshareFlags::NEWUSER.bits() as i32)
+                .map_err(|error| error.raw_os_error()),
+            Err(Some(1))
+        );
+        assert_eq!(
+            rustix::mount::fsopen("tmpfs", rustix::mount::FsOpenFlags::empty()).unwrap_err(),
+            Errno::PERM
+        );
+        // The C library asks for clone3 first and must fall back.
+        assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
+        std::fs::read("/proc/self/stat").unwrap();
+    })
+    .join()
+    .unwrap();
+    // Other threads are as before.
+    rustix::mount::fsopen("tmpfs", rustix::mount::FsOpenFlags::empty()).unwrap();
+}

@@ -1,0 +1,371 @@
+//! The configuration of a container: `config.json` of the OCI runtime-spec 1.3.0.
+//!
+//! Only what the runtime acts on has a type here; every other field is ignored on
+//! reading, as the specification asks. Field names are the specification's.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The version written into a `config.json` that Gantry makes.
+pub const OCI_VERSION: &str = "1.3.0";
+
+/// `config.json`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Spec {
+    /// Version of the specification that the document follows.
+    pub oci_version: String,
+    /// The program to run. Required by `start`.
+    pub process: Option<Process>,
+    /// The root file system.
+    pub root: Option<Root>,
+    /// Host name in the UTS namespace.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// NIS domain name in the UTS namespace.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub domainname: String,
+    /// Mounts, made in this order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// Free-form annotations.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// What is particular to Linux.
+    pub linux: Option<Linux>,
+}
+
+/// `process`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Process {
+    /// Whether the process gets a terminal.
+    #[serde(skip_serializing_if = "is_false")]
+    pub terminal: bool,
+    /// Initial size of the terminal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console_size: Option<ConsoleSize>,
+    /// User and groups.
+    pub user: User,
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// Environment, as `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory, absolute.
+    pub cwd: String,
+    /// Capability sets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Capabilities>,
+    /// Resource limits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rlimits: Vec<Rlimit>,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub no_new_privileges: bool,
+    /// `/proc/self/oom_score_adj`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i32>,
+}
+
+/// `process.consoleSize`, in characters.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct ConsoleSize {
+    /// Rows.
+    pub height: u16,
+    /// Columns.
+    pub width: u16,
+}
+
+/// `process.user`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct User {
+    /// User id in the container.
+    pub uid: u32,
+    /// Group id in the container.
+    pub gid: u32,
+    /// `umask`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub umask: Option<u32>,
+    /// Supplementary groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub additional_gids: Vec<u32>,
+}
+
+/// `process.capabilities`: names such as `CAP_CHOWN`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Capabilities {
+    /// Bounding set.
+    pub bounding: Vec<String>,
+    /// Effective set.
+    pub effective: Vec<String>,
+    /// Inheritable set.
+    pub inheritable: Vec<String>,
+    /// Permitted set.
+    pub permitted: Vec<String>,
+    /// Ambient set.
+    pub ambient: Vec<String>,
+}
+
+/// One of `process.rlimits`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Rlimit {
+    /// Name such as `RLIMIT_NOFILE`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// `root`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Root {
+    /// Path of the root file system; relative to the bundle.
+    pub path: String,
+    /// Whether the root is read-only in the container.
+    #[serde(skip_serializing_if = "is_false")]
+    pub readonly: bool,
+}
+
+/// One of `mounts`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Mount {
+    /// Absolute path in the container.
+    pub destination: String,
+    /// File system type; for a bind mount, `bind` or empty.
+    #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// Device, or the path of a bind mount on the host.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// Options, as in fstab and as the specification lists them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+/// `linux`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Linux {
+    /// Namespaces to make or join.
+    pub namespaces: Vec<Namespace>,
+    /// Devices to make besides the standard ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// Path of the control group, below the root of each hierarchy.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cgroups_path: String,
+    /// Limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Propagation of the root mount: `private`, `slave`, `shared` or `unbindable`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rootfs_propagation: String,
+    /// System call filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Seccomp>,
+    /// Kernel parameters, `net.ipv4.ip_forward` style.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctl: BTreeMap<String, String>,
+    /// Paths that are hidden.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub masked_paths: Vec<String>,
+    /// Paths that are read-only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub readonly_paths: Vec<String>,
+}
+
+/// One of `linux.namespaces`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Namespace {
+    /// Which one.
+    #[serde(rename = "type")]
+    pub kind: NamespaceKind,
+    /// Path of a namespace to join; without one, a namespace is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// Type of a namespace.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamespaceKind {
+    /// Process ids.
+    Pid,
+    /// Network.
+    Network,
+    /// Mounts.
+    Mount,
+    /// System V IPC and POSIX queues.
+    Ipc,
+    /// Host name.
+    Uts,
+    /// User and group ids.
+    User,
+    /// Control groups.
+    Cgroup,
+    /// Clocks.
+    Time,
+}
+
+/// One of `linux.devices`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Device {
+    /// Absolute path in the container.
+    pub path: String,
+    /// `c`, `b`, `u` or `p`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_mode: Option<u32>,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// `linux.resources`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resources {
+    /// Device rules, applied in order after an implied first rule that denies all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceRule>,
+    /// Memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// Processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Number of tasks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<Pids>,
+}
+
+/// One of `linux.resources.devices`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct DeviceRule {
+    /// Whether the rule allows or denies.
+    pub allow: bool,
+    /// `a` (all), `c` or `b`; absent means all.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Major number; absent or -1 means all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub major: Option<i64>,
+    /// Minor number; absent or -1 means all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minor: Option<i64>,
+    /// Any of `r`, `w`, `m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<String>,
+}
+
+/// `linux.resources.memory`, in bytes; -1 means unlimited.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Memory {
+    /// Hard limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// Soft limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<i64>,
+    /// Limit of memory and swap together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap: Option<i64>,
+}
+
+/// `linux.resources.cpu`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cpu {
+    /// Relative weight, 2 to 262144.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shares: Option<u64>,
+    /// Microseconds per period; -1 means unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<i64>,
+    /// Period, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period: Option<u64>,
+    /// Processors, as a list such as `0-2,7`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cpus: String,
+    /// Memory nodes, as a list.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mems: String,
+}
+
+/// `linux.resources.pids`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Pids {
+    /// Highest number of tasks; 0 and -1 mean unlimited.
+    pub limit: i64,
+}
+
+/// `linux.seccomp`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Seccomp {
+    /// Action for a call that no rule matches, such as `SCMP_ACT_ERRNO`.
+    pub default_action: String,
+    /// Error number of a default `SCMP_ACT_ERRNO`; `EPERM` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_errno_ret: Option<u32>,
+    /// Architectures besides the native one, such as `SCMP_ARCH_X86`.
+    pub architectures: Vec<String>,
+    /// Flags such as `SECCOMP_FILTER_FLAG_LOG`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+    /// Rules.
+    pub syscalls: Vec<SeccompRule>,
+}
+
+/// One of `linux.seccomp.syscalls`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SeccompRule {
+    /// Names of system calls; unknown ones are skipped.
+    pub names: Vec<String>,
+    /// What happens on a match.
+    pub action: String,
+    /// Error number of `SCMP_ACT_ERRNO` or `SCMP_ACT_TRACE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno_ret: Option<u32>,
+    /// Conditions, all of which must hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<SeccompArg>,
+}
+
+/// One of `linux.seccomp.syscalls.args`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SeccompArg {
+    /// Index of the argument, 0 to 5.
+    pub index: u32,
+    /// What it is compared with; the mask of `SCMP_CMP_MASKED_EQ`.
+    pub value: u64,
+    /// The value of `SCMP_CMP_MASKED_EQ`.
+    pub value_two: u64,
+    /// Comparison, such as `SCMP_CMP_EQ`.
+    pub op: String,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
+}

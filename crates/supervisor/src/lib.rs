@@ -1,0 +1,19 @@
+//! The supervisor: everything that must live exactly as long as a container.
+//!
+//! Two processes of one small program, either of which may die: see [`watcher`] and
+//! [`worker`]. No async runtime, no state store, one thread each.
+
+pub mod client;
+pub mod log;
+mod network;
+pub mod order;
+pub mod protocol;
+mod proxy;
+pub mod record;
+pub mod socket;
+pub mod stream;
+pub mod task;
+pub mod watcher;
+pub mod worker;
+
+pub use network::link_name;

@@ -1,0 +1,192 @@
+//! The outer process: it only watches, and takes over.
+//!
+//! It is the nearest subreaper above the worker. When the worker dies the containers
+//! become its children, so their statuses reach it on every kernel; it forks a new worker
+//! with all that the old one had told. When the watcher dies the worker becomes the
+//! watcher and its fork the worker.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use gantry_sys::process::{Child, Fork, exit_now, fork};
+use gantry_sys::signal::SignalFd;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{WaitId, WaitIdOptions};
+
+use crate::task::{self, Mirror, Shared};
+use crate::worker::{Outcome, Sandbox, Worker, raw_status};
+
+const SIGCHLD: i32 = 17;
+
+/// What a fork has made of this process.
+enum Role {
+    Watcher {
+        worker: Child,
+        channel: OwnedFd,
+        sandbox: Sandbox,
+        shared: Shared,
+    },
+    Worker(Box<Worker>),
+}
+
+/// Lives for the sandbox, first as its watcher. `first` is the connection that the
+/// supervisor was started with.
+///
+/// # Errors
+/// The kernel's, before anything was made.
+pub fn live(sandbox: Sandbox, first: OwnedFd) -> io::Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let mut role = split(sandbox, Shared::default(), Some(first))?;
+    loop {
+        role = match role {
+            Role::Watcher {
+                worker,
+                channel,
+                sandbox,
+                shared,
+            } => match watch(&worker, &channel, shared) {
+                None => return Ok(()),
+                Some(shared) => {
+                    drop(channel);
+                    split(sandbox, shared, None)?
+                }
+            },
+            Role::Worker(mut worker) => match worker.run() {
+                Outcome::Done => return Ok(()),
+                Outcome::PartnerDied => succeed(worker)?,
+            },
+        };
+    }
+}
+
+fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Forks: the parent watches, the child works.
+fn split(sandbox: Sandbox, shared: Shared, first: Option<OwnedFd>) -> io::Result<Role> {
+    let (watcher_end, worker_end) = channel()?;
+    match fork()? {
+        Fork::Parent(worker) => Ok(Role::Watcher {
+            worker,
+            channel: watcher_end,
+            sandbox,
+            shared,
+        }),
+        Fork::Child => {
+            drop(watcher_end);
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+            let mut worker = Worker::new(sandbox, shared, worker_end)?;
+            if let Some(first) = first {
+                worker.serve(first)?;
+            }
+            Ok(Role::Worker(Box::new(worker)))
+        }
+    }
+}
+
+/// The watcher is dead: this process takes its part, and its fork goes on with the work.
+/// The containers born here stay this process's children.
+fn succeed(mut worker: Box<Worker>) -> io::Result<Role> {
+    let (watcher_end, worker_end) = channel()?;
+    match fork()? {
+        Fork::Child => {
+            drop(watcher_end);
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+            worker.replace_partner(worker_end);
+            Ok(Role::Worker(worker))
+        }
+        Fork::Parent(child) => {
+            // Connections and births are the fork's now: clients must see their end when
+            // it dies, and not be kept waiting by a copy here.
+            let (sandbox, mut shared) = worker.into_parts();
+            for task in shared.tasks.values_mut() {
+                task.birth = None;
+                task.log = None;
+            }
+            Ok(Role::Watcher {
+                worker: child,
+                channel: watcher_end,
+                sandbox,
+                shared,
+            })
+        }
+    }
+}
+
+/// Listens until the worker has died; `None` if the sandbox has ended.
+fn watch(worker: &Child, channel: &OwnedFd, mut shared: Shared) -> Option<Shared> {
+    let Ok(signals) = SignalFd::new(&[SIGCHLD]) else {
+        exit_now(1)
+    };
+    let mut ended = false;
+    loop {
+        // A SIGCHLD may have come before it could be read.
+        reap_children(worker, channel.as_fd(), &mut shared);
+        if ended {
+            return None;
+        }
+        let mut fds = [
+            PollFd::new(channel, PollFlags::IN),
+            PollFd::new(&signals, PollFlags::IN),
+        ];
+        if poll(&mut fds, None).is_err() {
+            continue;
+        }
+        let from_worker = !fds[0].revents().is_empty();
+        while let Ok(Some(_)) = signals.read() {}
+        if !from_worker {
+            continue;
+        }
+        match task::receive(channel.as_fd()) {
+            Ok(Some((Mirror::Bye, _))) => ended = true,
+            Ok(Some((message, fds))) => shared.apply(message, fds),
+            // Everything that it had said before was read by now.
+            Ok(None) | Err(_) => {
+                let options = WaitIdOptions::EXITED;
+                let _ = rustix::process::waitid(WaitId::PidFd(worker.pidfd.as_fd()), options);
+                return Some(shared);
+            }
+        }
+    }
+}
+
+/// Notes and passes on how children ended that were the dead worker's.
+fn reap_children(worker: &Child, channel: BorrowedFd<'_>, shared: &mut Shared) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let ids: Vec<String> = shared.tasks.keys().cloned().collect();
+    for id in ids {
+        let Some(task) = shared.tasks.get_mut(&id) else {
+            continue;
+        };
+        if task.record.status.is_some() {
+            continue;
+        }
+        if let Ok(Some(status)) =
+            rustix::process::waitid(WaitId::PidFd(task.pidfd.as_fd()), options)
+        {
+            let status = raw_status(&status);
+            task.record.status = Some(status);
+            let _ = task::send(channel, &Mirror::Ended { id, status }, &[]);
+        }
+    }
+    // Every other child is one whose birth was never told, or whose status was noted.
+    while let Ok(Some(pid)) = gantry_sys::process::ended_child() {
+        let awaited = shared
+            .tasks
+            .values()
+            .any(|task| task.record.pid == pid && task.record.status.is_none());
+        let Some(id) =
+            rustix::process::Pid::from_raw(pid).filter(|_| pid != worker.pid && !awaited)
+        else {
+            return;
+        };
+        let _ = rustix::process::waitpid(Some(id), rustix::process::WaitOptions::NOHANG);
+    }
+}

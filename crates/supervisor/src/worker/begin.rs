@@ -1,0 +1,555 @@
+//! Starting containers and execs.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+
+use gantry_runtime::BirthError;
+use gantry_runtime::birth::{self, Birth, News, Plan, Stdio};
+use gantry_runtime::cgroup::{Group, Layout};
+use gantry_runtime::enter::{self, EnterPlan};
+use gantry_runtime::rootfs::{Overlay, RootSource};
+use gantry_runtime::spec::{Linux, NamespaceKind};
+
+use crate::network;
+use crate::order::{BirthOrder, ExecOrder, NetworkOrder, PROTOCOL, RunState, RunStatus};
+use crate::protocol::{Attach, Reply, Stream};
+use crate::record;
+use crate::stream::{Output, free_slot, program_pipe};
+use crate::task::{self, Mirror, Task, TaskRecord};
+
+use super::Worker;
+use super::connection::Watch;
+
+/// A start that failed: exit code and reason.
+struct Failure {
+    code: i32,
+    message: String,
+}
+
+impl From<BirthError> for Failure {
+    fn from(error: BirthError) -> Failure {
+        Failure {
+            code: error.exit_code(),
+            message: error.chain(),
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        Failure { code: 125, message }
+    }
+}
+
+/// Both sides of a task's standard streams.
+struct Streams {
+    given: Stdio,
+    stdin: Option<OwnedFd>,
+    outputs: Vec<(Stream, OwnedFd)>,
+}
+
+impl Worker {
+    pub(super) fn begin_container(
+        &mut self,
+        index: usize,
+        order: &BirthOrder,
+        attach: Option<Attach>,
+    ) {
+        if self.is_known(index, &order.container, attach.as_ref()) {
+            return;
+        }
+        match self.start_container(order) {
+            Ok(()) => self.watch(index, &order.container, attach, false),
+            Err(failure) => self.refuse(index, failure),
+        }
+    }
+
+    pub(super) fn begin_exec(&mut self, index: usize, order: &ExecOrder, attach: Option<Attach>) {
+        if self.is_known(index, &order.id, attach.as_ref()) {
+            return;
+        }
+        match self.start_exec(order) {
+            Ok(()) => self.watch(index, &order.id, attach, false),
+            Err(failure) => self.refuse(index, failure),
+        }
+    }
+
+    fn refuse(&mut self, index: usize, failure: Failure) {
+        let reply = Reply::Failed {
+            code: failure.code,
+            message: failure.message,
+        };
+        self.connections[index].reply(&reply, None);
+    }
+
+    /// A client whose connection broke asks again for what it has asked for before.
+    fn is_known(&mut self, index: usize, id: &str, attach: Option<&Attach>) -> bool {
+        if let Some(code) = self.shared.exit_code(id) {
+            self.connections[index].reply(&Reply::Exited { code }, None);
+            return true;
+        }
+        if self.shared.tasks.contains_key(id) {
+            self.watch(index, id, attach.cloned(), true);
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn attach(&mut self, index: usize, id: &str, attach: Attach) {
+        if self.shared.tasks.contains_key(id) {
+            self.watch(index, id, Some(attach), true);
+        } else if let Some(code) = self.shared.exit_code(id) {
+            self.connections[index].reply(&Reply::Exited { code }, None);
+        } else {
+            let message = "the container is not running".into();
+            self.connections[index].reply(&Reply::Refused { message }, None);
+        }
+    }
+
+    /// Ties a connection to a task; answers at once if the task runs already.
+    fn watch(&mut self, index: usize, id: &str, attach: Option<Attach>, answer: bool) {
+        let Some(task) = self.shared.tasks.get(id) else {
+            return;
+        };
+        let attach = attach.unwrap_or_default();
+        let mut sent = [0, 0];
+        for output in &task.outputs {
+            // A new client sees what comes from now on, a returning one what it missed.
+            let held = output
+                .look(&self.sandbox.page, &self.scratch)
+                .unwrap_or_default();
+            let place = if task.birth.is_some() {
+                held.offset
+            } else {
+                held.end()
+            };
+            sent[output.stream as usize] = place;
+        }
+        if let Some(resume) = attach.resume {
+            sent = resume;
+        }
+        if attach.stdout || attach.stderr {
+            let client = attach.client.clone();
+            let settles = attach.settles;
+            self.shared
+                .watchers
+                .insert(client.clone(), (id.into(), settles));
+            let message = Mirror::Attached {
+                task: id.into(),
+                client,
+                settles,
+            };
+            let _ = task::send(self.partner.as_fd(), &message, &[]);
+        }
+        self.connections[index].watch = Some(Watch {
+            task: id.into(),
+            attach,
+            sent,
+            started: false,
+        });
+        if answer
+            && self
+                .shared
+                .tasks
+                .get(id)
+                .is_some_and(|task| task.birth.is_none())
+        {
+            self.answer_started(index);
+        }
+    }
+
+    fn answer_started(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        let Some(watch) = &mut connection.watch else {
+            return;
+        };
+        let Some(task) = self.shared.tasks.get(&watch.task) else {
+            return;
+        };
+        watch.started = true;
+        let stdin = if watch.attach.stdin {
+            task.input()
+                .and_then(|input| input.try_clone_to_owned().ok())
+        } else {
+            None
+        };
+        let reply = Reply::Started {
+            pid: task.record.pid,
+            terminal: task.record.terminal,
+            offsets: watch.sent,
+            warnings: task.warnings.clone(),
+        };
+        connection.reply(&reply, stdin);
+    }
+
+    fn layout(&mut self) -> Result<&Layout, Failure> {
+        if self.layout.is_none() {
+            let layout = Layout::detect()
+                .map_err(|error| format!("cannot read the control groups: {error}"))?;
+            self.layout = Some(layout);
+        }
+        self.layout
+            .as_ref()
+            .ok_or_else(|| Failure::from("no control groups".to_owned()))
+    }
+
+    fn start_container(&mut self, order: &BirthOrder) -> Result<(), Failure> {
+        let joined = match order.network {
+            NetworkOrder::Shared => vec![(NamespaceKind::Network, self.sandbox_network()?)],
+            _ => Vec::new(),
+        };
+        let ports = match &order.network {
+            NetworkOrder::Bridge(bridge) => network::reserve_ports(&bridge.ports)?,
+            _ => network::HeldPorts::default(),
+        };
+        let layout = self.layout()?.clone();
+        let group = Group::create(&layout, &order.cgroup).map_err(|error| error_text(&error))?;
+        let born = self.clone_container(order, &layout, &group, joined);
+        let (birth, streams, warnings) = match born {
+            Ok(born) => born,
+            Err(failure) => {
+                let _ = group.remove();
+                return Err(failure);
+            }
+        };
+        let mut record = TaskRecord::of_container(order);
+        record.pid = birth.pid;
+        record.ports = ports.published;
+        let mut task = self.new_task(record, &birth, streams)?;
+        task.ports = ports.sockets;
+        task.warnings = warnings;
+        task.open_log();
+        task.birth = Some(birth);
+        let connected = self.connect_network(order, &mut task);
+        let id = order.container.clone();
+        self.shared.tasks.insert(id.clone(), task);
+        if let Err(message) = connected {
+            self.abandon(&id);
+            return Err(message.into());
+        }
+        Ok(())
+    }
+
+    fn clone_container(
+        &self,
+        order: &BirthOrder,
+        layout: &Layout,
+        group: &Group,
+        joined: Vec<(NamespaceKind, OwnedFd)>,
+    ) -> Result<(Birth, Streams, Vec<String>), Failure> {
+        let mut warnings = Vec::new();
+        if let Some(resources) = order
+            .spec
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.resources.as_ref())
+        {
+            warnings = group.apply(resources).map_err(|error| error_text(&error))?;
+        }
+        let terminal = order
+            .spec
+            .process
+            .as_ref()
+            .is_some_and(|process| process.terminal);
+        let mut streams = make_streams(terminal, order.open_stdin)?;
+        let given = std::mem::replace(&mut streams.given, Stdio::Terminal);
+        let root = RootSource::Overlay(Overlay {
+            lower: order.lower.clone(),
+            upper: order.upper.clone(),
+            work: order.work.clone(),
+            volatile: order.volatile,
+        });
+        let mut inside =
+            |proc: std::os::fd::BorrowedFd<'_>| network::configure_inside(&order.network, proc);
+        let birth = birth::begin(Plan {
+            spec: &order.spec,
+            root: &root,
+            user: Some(&order.user),
+            layout,
+            group: Some(group),
+            stdio: given,
+            joined,
+            init: order.init,
+            inside: &mut inside,
+        })?;
+        Ok((birth, streams, warnings))
+    }
+
+    fn new_task(
+        &self,
+        record: TaskRecord,
+        birth: &Birth,
+        streams: Streams,
+    ) -> Result<Task, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::from(format!("cannot hold the task's descriptors: {error}"))
+        };
+        let mut task = Task::new(record, birth.pidfd.try_clone().map_err(failed)?);
+        task.record.start_ticks = record::start_ticks(birth.pid).unwrap_or(0);
+        task.stdin = streams.stdin;
+        for (stream, source) in streams.outputs {
+            task.outputs
+                .push(Output::new(&self.sandbox.page, stream, source).map_err(failed)?);
+        }
+        Ok(task)
+    }
+
+    fn connect_network(&mut self, order: &BirthOrder, task: &mut Task) -> Result<(), String> {
+        let path = format!("/proc/{}/ns/net", task.record.pid);
+        let namespace =
+            fs::File::open(&path).map_err(|error| format!("cannot open {path}: {error}"))?;
+        let namespace = OwnedFd::from(namespace);
+        if let NetworkOrder::Bridge(bridge) = &order.network {
+            network::connect(bridge, &order.container, namespace.as_fd())?;
+            task.record.instance.clone_from(&bridge.instance);
+            network::publish_ports(bridge, &order.container, &task.record.ports)?;
+            self.proxies.add(bridge.address, &task.record.ports);
+            self.proxies.listen(task);
+        }
+        task.network = Some(namespace);
+        Ok(())
+    }
+
+    fn sandbox_network(&self) -> Result<OwnedFd, Failure> {
+        let network = self
+            .shared
+            .tasks
+            .values()
+            .find_map(|task| task.network.as_ref());
+        let network = network.ok_or_else(|| Failure::from("the sandbox has ended".to_owned()))?;
+        network
+            .try_clone()
+            .map_err(|error| Failure::from(error.to_string()))
+    }
+
+    fn start_exec(&mut self, order: &ExecOrder) -> Result<(), Failure> {
+        let not_running = || Failure {
+            code: 126,
+            message: format!("container {} is not running", short(&order.container)),
+        };
+        let container = self
+            .shared
+            .tasks
+            .get(&order.container)
+            .ok_or_else(not_running)?;
+        if container.birth.is_some() || container.record.status.is_some() {
+            return Err(not_running());
+        }
+        let cgroup = container.record.cgroup.clone();
+        let pidfd = container
+            .pidfd
+            .try_clone()
+            .map_err(|error| Failure::from(error.to_string()))?;
+        let layout = self.layout()?.clone();
+        let group = Group::open(&layout, &cgroup).map_err(|error| error_text(&error))?;
+        let linux = Linux {
+            seccomp: order.seccomp.clone(),
+            ..Linux::default()
+        };
+        let mut streams = make_streams(order.process.terminal, order.open_stdin)?;
+        let given = std::mem::replace(&mut streams.given, Stdio::Terminal);
+        let birth = enter::begin(EnterPlan {
+            process: &order.process,
+            linux: Some(&linux),
+            user: Some(&order.user),
+            container: pidfd.as_fd(),
+            group: Some(&group),
+            stdio: given,
+        })?;
+        let mut record = TaskRecord::of_exec(order);
+        record.pid = birth.pid;
+        record.cgroup = cgroup;
+        let mut task = self.new_task(record, &birth, streams)?;
+        task.birth = Some(birth);
+        self.shared.tasks.insert(order.id.clone(), task);
+        Ok(())
+    }
+
+    /// What the child says on its way.
+    pub(super) fn hear_birth(&mut self, id: &str) {
+        let Some(task) = self.shared.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(birth) = &task.birth else { return };
+        match birth.news() {
+            News::Warning(text) => task.warnings.push(text),
+            News::Terminal(master) => {
+                if let Err(message) = take_terminal(&self.sandbox.page, task, master) {
+                    self.fail(id, &Failure::from(message));
+                }
+            }
+            News::Prepared => {
+                if let Err(message) = self.let_go_on(id) {
+                    self.fail(id, &Failure::from(message));
+                }
+            }
+            News::Running => {
+                task.birth = None;
+                for index in self.watchers_of(id) {
+                    self.answer_started(index);
+                }
+                self.release_detached(id);
+            }
+            News::Failed(error) => self.fail(id, &Failure::from(error)),
+        }
+    }
+
+    /// Everything is prepared: the container is put on record, then it may run.
+    fn let_go_on(&mut self, id: &str) -> Result<(), String> {
+        let Some(task) = self.shared.tasks.get_mut(id) else {
+            return Ok(());
+        };
+        task.record.started_at = record::now();
+        // The other process must know of the container before it can run: from here on
+        // its death would be the container's.
+        task::send_task(self.partner.as_fd(), task)
+            .map_err(|error| format!("cannot tell the other process: {error}"))?;
+        if !task.record.is_exec() {
+            record::write_state(&task.record.run_dir, &running_state(&task.record)).map_err(
+                |error| format!("cannot write {}: {error}", task.record.run_dir.display()),
+            )?;
+        }
+        match &task.birth {
+            Some(birth) => birth.give_the_word().map_err(|error| error.chain()),
+            None => Ok(()),
+        }
+    }
+
+    fn watchers_of(&self, id: &str) -> Vec<usize> {
+        let watching = self.connections.iter().enumerate();
+        let watching = watching.filter(|(_, connection)| {
+            connection
+                .watch
+                .as_ref()
+                .is_some_and(|watch| watch.task == id)
+        });
+        watching.map(|(index, _)| index).collect()
+    }
+
+    /// A client that wants no output is done once the task runs.
+    fn release_detached(&mut self, id: &str) {
+        for index in self.watchers_of(id) {
+            let connection = &mut self.connections[index];
+            if connection
+                .watch
+                .as_ref()
+                .is_some_and(|watch| !watch.attach.stdout && !watch.attach.stderr)
+            {
+                connection.watch = None;
+            }
+        }
+    }
+
+    /// Tells the clients that a start has failed and undoes what was made.
+    fn fail(&mut self, id: &str, failure: &Failure) {
+        for index in self.watchers_of(id) {
+            let connection = &mut self.connections[index];
+            connection.watch = None;
+            connection.reply(
+                &Reply::Failed {
+                    code: failure.code,
+                    message: failure.message.clone(),
+                },
+                None,
+            );
+        }
+        self.shared.watchers.retain(|_, (task, _)| task != id);
+        self.abandon(id);
+    }
+
+    /// Undoes a start. The child ends by itself when its channel closes.
+    fn abandon(&mut self, id: &str) {
+        let Some(mut task) = self.shared.tasks.remove(id) else {
+            return;
+        };
+        task.birth = None;
+        let _ = rustix::process::waitid(
+            rustix::process::WaitId::PidFd(task.pidfd.as_fd()),
+            rustix::process::WaitIdOptions::EXITED,
+        );
+        for output in &task.outputs {
+            free_slot(&self.sandbox.page, output.slot);
+        }
+        self.undo_outside(&task);
+        let _ = fs::remove_file(task.record.run_dir.join(record::STATE_FILE));
+        // The other process knows of it only if it was all but running.
+        let _ = task::send(
+            self.partner.as_fd(),
+            &Mirror::Gone {
+                id: id.into(),
+                code: 125,
+            },
+            &[],
+        );
+    }
+}
+
+/// The state record of a running container.
+pub(super) fn running_state(record: &TaskRecord) -> RunState {
+    RunState {
+        protocol: PROTOCOL,
+        container: record.id.clone(),
+        status: RunStatus::Running,
+        pid: record.pid,
+        start_ticks: record.start_ticks,
+        started_at: record.started_at,
+        ports: record.ports.clone(),
+        summary: record.summary.clone(),
+        ..RunState::default()
+    }
+}
+
+fn take_terminal(
+    page: &gantry_sys::shared::SharedWords,
+    task: &mut Task,
+    master: OwnedFd,
+) -> Result<(), String> {
+    let source = master.try_clone().map_err(|error| error.to_string())?;
+    let output = Output::new(page, Stream::Stdout, source).map_err(|error| error.to_string())?;
+    task.outputs.push(output);
+    task.master = Some(master);
+    Ok(())
+}
+
+fn make_streams(terminal: bool, open_stdin: bool) -> Result<Streams, Failure> {
+    let failed =
+        |error: std::io::Error| Failure::from(format!("cannot make the standard streams: {error}"));
+    if terminal {
+        return Ok(Streams {
+            given: Stdio::Terminal,
+            stdin: None,
+            outputs: Vec::new(),
+        });
+    }
+    let (stdin, feed) = if open_stdin {
+        let (reader, writer) = program_pipe().map_err(failed)?;
+        (reader, Some(writer))
+    } else {
+        (fs::File::open("/dev/null").map_err(failed)?.into(), None)
+    };
+    let (stdout_reader, stdout) = program_pipe().map_err(failed)?;
+    let (stderr_reader, stderr) = program_pipe().map_err(failed)?;
+    Ok(Streams {
+        given: Stdio::Plain([stdin, stdout, stderr]),
+        stdin: feed,
+        outputs: vec![
+            (Stream::Stdout, stdout_reader),
+            (Stream::Stderr, stderr_reader),
+        ],
+    })
+}
+
+fn error_text(error: &dyn std::error::Error) -> Failure {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    Failure::from(text)
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}

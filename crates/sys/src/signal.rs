@@ -1,0 +1,97 @@
+//! Signals as a readable descriptor, and their reset before an exec.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::check;
+
+/// Signals blocked in the process and read from a descriptor instead.
+#[derive(Debug)]
+pub struct SignalFd {
+    fd: OwnedFd,
+}
+
+impl SignalFd {
+    /// Blocks `signals` and opens a non-blocking descriptor that delivers them.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(signals: &[i32]) -> io::Result<SignalFd> {
+        // SAFETY: sigset_t is plain bits; sigemptyset initialises it before use.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: set is a live sigset_t.
+        unsafe { libc::sigemptyset(&raw mut set) };
+        for &signal in signals {
+            // SAFETY: set is a live sigset_t; a bad number gives an error, not harm.
+            check(unsafe { libc::sigaddset(&raw mut set, signal) }.into())?;
+        }
+        // SAFETY: set is initialised; no old mask is asked for.
+        check(
+            unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) }
+                .into(),
+        )?;
+        // SAFETY: set is initialised.
+        let fd = check(
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) }
+                .into(),
+        )?;
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(SignalFd {
+            fd: unsafe { OwnedFd::from_raw_fd(fd as i32) },
+        })
+    }
+
+    /// Takes the next pending signal, if there is one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn read(&self) -> io::Result<Option<i32>> {
+        // SAFETY: signalfd_siginfo is plain integers.
+        let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+        // SAFETY: the pointer and the size describe a live structure.
+        let read = unsafe {
+            libc::read(
+                self.fd.as_raw_fd(),
+                (&raw mut info).cast(),
+                size_of_val(&info),
+            )
+        };
+        if read < 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+                _ => Err(error),
+            };
+        }
+        Ok(Some(info.ssi_signo as i32))
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Gives every signal its default action and unblocks them all.
+///
+/// Rust programs start with SIGPIPE ignored, and an ignored signal stays ignored over
+/// exec: without this a container's `yes | head` would never end.
+pub fn reset_all() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL installs no handler; numbers that may not be changed fail harmlessly.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: sigset_t is plain bits; sigemptyset initialises it.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: set is a live sigset_t.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    // SAFETY: set is initialised; no old mask is asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Ignores `signal` in this process.
+pub fn ignore(signal: i32) {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
