@@ -160,10 +160,13 @@ impl Attachment {
             return Ok(AttachEvent::Exited { code });
         }
         loop {
-            let event = self.client.next().map_err(|source| Error::Supervisor {
-                id: self.container.clone(),
-                source,
-            })?;
+            let event = self
+                .client
+                .next_event()
+                .map_err(|source| Error::Supervisor {
+                    id: self.container.clone(),
+                    source,
+                })?;
             return Ok(match event {
                 Event::Output { stream, bytes } => AttachEvent::Output { stream, bytes },
                 Event::Exited { code } | Event::Failed { code, .. } => AttachEvent::Exited { code },
@@ -252,7 +255,7 @@ impl Engine {
             settles: false,
         };
         let mut client = Client::attach(&directory, &known.id, attach).map_err(lost)?;
-        match client.next().map_err(lost)? {
+        match client.next_event().map_err(lost)? {
             Event::Started {
                 terminal, stdin, ..
             } => {

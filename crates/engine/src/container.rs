@@ -225,7 +225,7 @@ impl Engine {
             let directory = self.roots.sandbox(&self.sandbox_of(&id));
             if let Ok(mut client) = Client::wait(&directory, &id) {
                 loop {
-                    match client.next() {
+                    match client.next_event() {
                         Ok(Event::Exited { code } | Event::Failed { code, .. }) => return Ok(code),
                         Ok(Event::Lost) => break,
                         Ok(_) => {}

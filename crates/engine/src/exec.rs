@@ -112,7 +112,7 @@ impl Engine {
         };
         let directory = self.roots.sandbox(&self.sandbox_of(&id));
         let mut client = Client::exec(&directory, exec, wanted).map_err(lost)?;
-        match client.next().map_err(lost)? {
+        match client.next_event().map_err(lost)? {
             Event::Started {
                 terminal, stdin, ..
             } => Ok(attach.map(|_| {

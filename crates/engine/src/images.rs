@@ -332,13 +332,11 @@ impl Engine {
         }
         let mut removals = Vec::new();
         let last = chosen.len() == tags.len();
-        if last {
-            if let Some(container) = self.store()?.image_users(&row.id)?.into_iter().next() {
-                return Err(Error::ImageInUse {
-                    name: name.into(),
-                    container,
-                });
-            }
+        if last && let Some(container) = self.store()?.image_users(&row.id)?.into_iter().next() {
+            return Err(Error::ImageInUse {
+                name: name.into(),
+                container,
+            });
         }
         for tag in &chosen {
             self.store()?.remove_tag(tag)?;

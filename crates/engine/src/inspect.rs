@@ -116,9 +116,11 @@ impl Engine {
             "NetworkID": network_name(&config.network), "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0,
             "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
         });
+        // Not within the condition: the store would stay borrowed in the body.
+        let leased = self.store()?.leased(&sandbox)?;
         if life.state == "running"
             && config.network == NetworkMode::Bridge
-            && let Some(address) = self.store()?.leased(&sandbox)?
+            && let Some(address) = leased
         {
             let (_, subnet, gateway) = self.default_network()?;
             let address = std::net::Ipv4Addr::from(address);

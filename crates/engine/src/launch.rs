@@ -138,7 +138,6 @@ impl Engine {
             created_at: row.created_at,
             image_id: &row.image_id,
             config: &prepared.config,
-            image: &prepared.image,
             layers,
             volumes: &prepared.volumes,
             network,
@@ -175,7 +174,7 @@ impl Engine {
             source,
         };
         let mut client = Client::birth(directory, first, order, wanted).map_err(lost)?;
-        match client.next().map_err(lost)? {
+        match client.next_event().map_err(lost)? {
             Event::Started {
                 terminal,
                 warnings,

@@ -71,6 +71,8 @@ fn merge_environment(image: &[String], user: &[String]) -> Vec<String> {
         merged.retain(|known| name(known) != wanted);
         merged.push(variable.clone());
     }
+    // The user's own word without `=` takes the image's value away, as in Docker.
+    merged.retain(|variable| variable.contains('='));
     if !merged.iter().any(|variable| variable.starts_with("PATH=")) {
         merged.insert(
             0,

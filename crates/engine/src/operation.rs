@@ -21,7 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The right to change one container. Dropped, it leaves the mark, unlocked.
 #[derive(Debug)]
 pub struct Operation {
-    id: String,
     path: PathBuf,
     _lock: fs::File,
 }
@@ -70,21 +69,11 @@ impl Operation {
         // Whoever held it before may have removed the file: then this is a lock on nothing.
         let inode = file.metadata().map_err(fail)?.ino();
         match fs::metadata(&path) {
-            Ok(metadata) if metadata.ino() == inode => Ok(Some(Operation {
-                id: id.into(),
-                path,
-                _lock: file,
-            })),
+            Ok(metadata) if metadata.ino() == inode => Ok(Some(Operation { path, _lock: file })),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(fail(error)),
         }
-    }
-
-    /// The container.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
     }
 
     /// Ends the operation: nothing is left to be done.

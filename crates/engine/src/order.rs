@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use gantry_image::model::ImageConfig;
 use gantry_runtime::birth::default_mounts;
 use gantry_runtime::capabilities::{self, CapabilitySet};
 use gantry_runtime::cgroup::default_device_rules;
@@ -56,8 +55,6 @@ pub struct Source<'a> {
     pub image_id: &'a str,
     /// The container's configuration.
     pub config: &'a ContainerConfig,
-    /// The image's.
-    pub image: &'a ImageConfig,
     /// Directories of the image's layers, the topmost first.
     pub layers: Vec<PathBuf>,
     /// Volumes, in the order of the configuration's mounts that are volumes.
@@ -389,7 +386,7 @@ fn resources(config: &ContainerConfig) -> Resources {
         },
     };
     const PERIOD: u64 = 100_000;
-    let quota = (asked.nano_cpus > 0).then(|| asked.nano_cpus / 10_000);
+    let quota = (asked.nano_cpus > 0).then_some(asked.nano_cpus / 10_000);
     let cpu = Cpu {
         shares: (asked.cpu_shares > 0).then_some(asked.cpu_shares),
         quota,

@@ -163,21 +163,6 @@ pub fn remove_directory(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes a file; that it is not there is no error.
-///
-/// # Errors
-/// [`Error::Path`].
-pub fn remove_file(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(|source| Error::Path {
-            action: "remove",
-            path: path.into(),
-            source,
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

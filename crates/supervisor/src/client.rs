@@ -161,7 +161,7 @@ impl Client {
         }
     }
 
-    /// Readable when [`Client::next`] would not block.
+    /// Readable when [`Client::next_event`] would not block.
     #[must_use]
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -229,7 +229,7 @@ impl Client {
     ///
     /// # Errors
     /// The kernel's, or `InvalidData` for what is no message.
-    pub fn next(&mut self) -> io::Result<Event> {
+    pub fn next_event(&mut self) -> io::Result<Event> {
         loop {
             if let Some(frame) = protocol::decode(&mut self.input)? {
                 if let Some(event) = self.interpret(frame) {

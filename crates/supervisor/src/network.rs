@@ -2,9 +2,15 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use gantry_network::attach::{ContainerLink, HostLink, attach_host, configure_container};
-use gantry_network::firewall::{PortMapping, publish, unpublish};
+use gantry_network::attach::{
+    ContainerLink, HostLink, attach_host, configure_container, wait_until_connected,
+};
+use gantry_network::firewall::{
+    BridgeSpec, PortMapping, ensure_with, publish_with, unpublish_owner, unpublish_with,
+};
+use gantry_network::ipam::Subnet;
 use gantry_network::link::{self, Mac, PortOptions};
 use gantry_network::netlink::{Family, Socket};
 use gantry_network::ports::{HostPort, PortRequest, reserve};
@@ -12,6 +18,10 @@ use gantry_network::{Protocol, conntrack, sysctl};
 use rustix::fs::{Mode, OFlags};
 
 use crate::order::{BridgeOrder, NetworkOrder, PortOrder, PublishedPort};
+
+/// How long a start waits for its link. Normally that is no time at all; a program that
+/// starts too early loses its first packets and no more.
+const CONNECTION_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Ports of a container, held by bound sockets.
 #[derive(Debug, Default)]
@@ -52,30 +62,59 @@ pub fn reserve_ports(orders: &[PortOrder]) -> Result<HeldPorts, String> {
     Ok(held)
 }
 
+/// The host's side of a link: a socket of the host's namespace, which keeps showing that
+/// namespace to a child born into another one.
+#[derive(Debug)]
+pub struct HostSide {
+    socket: Socket,
+    bridge: u32,
+    link: String,
+}
+
+/// Opens the host's side for a container on a bridge.
+///
+/// # Errors
+/// In words.
+pub fn host_side(order: &NetworkOrder, container: &str) -> Result<Option<HostSide>, String> {
+    let NetworkOrder::Bridge(order) = order else {
+        return Ok(None);
+    };
+    let mut socket = Socket::open(Family::Route).map_err(|error| chain(&error))?;
+    let bridge = link::find(&mut socket, &order.bridge)
+        .map_err(|error| chain(&error))?
+        .ok_or_else(|| format!("bridge {} is gone", order.bridge))?;
+    Ok(Some(HostSide {
+        socket,
+        bridge: bridge.index,
+        link: link_name(container),
+    }))
+}
+
 /// Connects the namespace of a process to the bridge.
 ///
 /// # Errors
 /// In words.
 pub fn connect(
     order: &BridgeOrder,
-    container: &str,
+    host: &mut HostSide,
     namespace: BorrowedFd<'_>,
 ) -> Result<(), String> {
-    let failed = |error: &dyn std::error::Error| chain(error);
-    let mut socket = Socket::open(Family::Route).map_err(|error| failed(&error))?;
-    let bridge = link::find(&mut socket, &order.bridge)
-        .map_err(|error| failed(&error))?
-        .ok_or_else(|| format!("bridge {} is gone", order.bridge))?;
-    let host = HostLink {
-        name: &link_name(container),
-        bridge: bridge.index,
+    let net = sysctl::open().map_err(|error| chain(&error))?;
+    let translated_in_bridge =
+        sysctl::bridge_netfilter(net.as_fd()).map_err(|error| chain(&error))?;
+    let link = HostLink {
+        name: &host.link,
+        bridge: host.bridge,
         peer_name: "eth0",
         peer_mac: Mac::from_ipv4(order.address),
         mtu: None,
-        port: PortOptions::default(),
+        port: PortOptions {
+            hairpin: translated_in_bridge,
+            ..PortOptions::default()
+        },
         alias: None,
     };
-    attach_host(&mut socket, &host, namespace).map_err(|error| failed(&error))
+    attach_host(&mut host.socket, &link, namespace).map_err(|error| chain(&error))
 }
 
 /// Name of the host's end of a container's link: it carries the installation by way of the
@@ -85,20 +124,55 @@ pub fn link_name(container: &str) -> String {
     format!("gv{}", container.get(..12).unwrap_or(container))
 }
 
-/// Publishes ports: one element each, all in one transaction.
+/// The supervisor's connection to nf_tables, opened when it is first needed and closed by
+/// the supervisor's end: a close waits 10 to 15 ms for the kernel to free what anybody has
+/// deleted last.
+#[derive(Debug, Default)]
+pub struct Firewall(Option<Socket>);
+
+impl Firewall {
+    fn socket(&mut self) -> Result<&mut Socket, String> {
+        if self.0.is_none() {
+            self.0 = Some(Socket::open(Family::Netfilter).map_err(|error| chain(&error))?);
+        }
+        self.0
+            .as_mut()
+            .ok_or_else(|| "no netfilter socket".to_owned())
+    }
+}
+
+/// What the rules say of a bridge.
+#[must_use]
+pub fn bridge_spec(order: &BridgeOrder) -> Option<BridgeSpec<'_>> {
+    Some(BridgeSpec {
+        name: &order.bridge,
+        subnet: Subnet::containing(order.gateway, order.prefix)?,
+        gateway: order.gateway,
+        icc: true,
+        masquerade: true,
+        internal: false,
+    })
+}
+
+/// Publishes ports: one element each, all in one transaction. The rules are put back
+/// first if somebody has removed them, as `nft flush ruleset` does.
 ///
 /// # Errors
 /// In words.
 pub fn publish_ports(
+    firewall: &mut Firewall,
     order: &BridgeOrder,
     owner: &str,
     ports: &[PublishedPort],
 ) -> Result<(), String> {
+    let socket = firewall.socket()?;
+    let bridge = bridge_spec(order).ok_or("the network's prefix is no prefix")?;
+    ensure_with(socket, &order.instance, &bridge).map_err(|error| chain(&error))?;
     let mappings = mappings(order.address, ports);
     if mappings.is_empty() {
         return Ok(());
     }
-    publish(&order.instance, owner, &mappings).map_err(|error| chain(&error))?;
+    publish_with(socket, &order.instance, owner, &mappings).map_err(|error| chain(&error))?;
     for port in ports.iter().filter(|port| port.protocol == "udp") {
         // A flow that was known before the port was published would go on past it.
         let _ = conntrack::flush_port(Protocol::Udp, port.host_port);
@@ -107,12 +181,22 @@ pub fn publish_ports(
 }
 
 /// Takes published ports back.
-pub fn unpublish_ports(instance: &str, owner: &str, ports: &[PublishedPort]) {
+pub fn unpublish_ports(
+    firewall: &mut Firewall,
+    instance: &str,
+    owner: &str,
+    ports: &[PublishedPort],
+) {
     let known = mappings(std::net::Ipv4Addr::UNSPECIFIED, ports);
-    if known.is_empty() || unpublish(instance, &known).is_ok() {
+    if known.is_empty() {
         return;
     }
-    let _ = gantry_network::firewall::unpublish_owner(instance, owner);
+    let removed = firewall
+        .socket()
+        .is_ok_and(|socket| unpublish_with(socket, instance, &known).is_ok());
+    if !removed {
+        let _ = unpublish_owner(instance, owner);
+    }
 }
 
 fn mappings(address: std::net::Ipv4Addr, ports: &[PublishedPort]) -> Vec<PortMapping> {
@@ -135,11 +219,16 @@ fn mappings(address: std::net::Ipv4Addr, ports: &[PublishedPort]) -> Vec<PortMap
     ports.iter().filter_map(mapping).collect()
 }
 
-/// What the birth process does inside its namespace. `proc` is the container's procfs.
+/// What the birth process does inside its namespace. `proc` is the container's procfs,
+/// `host` was opened before the birth.
 ///
 /// # Errors
 /// In words.
-pub fn configure_inside(order: &NetworkOrder, proc: BorrowedFd<'_>) -> Result<(), String> {
+pub fn configure_inside(
+    order: &NetworkOrder,
+    host: Option<&mut HostSide>,
+    proc: BorrowedFd<'_>,
+) -> Result<(), String> {
     match order {
         NetworkOrder::Host | NetworkOrder::Shared => Ok(()),
         NetworkOrder::None => configure_container(&[]).map_err(|error| chain(&error)),
@@ -158,7 +247,17 @@ pub fn configure_inside(order: &NetworkOrder, proc: BorrowedFd<'_>) -> Result<()
                 mtu: None,
                 ipv6: None,
             };
-            configure_container(&[link]).map_err(|error| chain(&error))
+            configure_container(&[link]).map_err(|error| chain(&error))?;
+            if let Some(host) = host {
+                // A lost first packet costs the program a second, not its start.
+                let _ = wait_until_connected(
+                    &mut host.socket,
+                    &host.link,
+                    host.bridge,
+                    CONNECTION_PATIENCE,
+                );
+            }
+            Ok(())
         }
     }
 }

@@ -8,7 +8,7 @@
 //! pipe tells it how far its predecessor came.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gantry_sys::shared::SharedWords;

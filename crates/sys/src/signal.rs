@@ -26,19 +26,17 @@ impl SignalFd {
             check(unsafe { libc::sigaddset(&raw mut set, signal) }.into())?;
         }
         // SAFETY: set is initialised; no old mask is asked for.
-        check(
-            unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) }
-                .into(),
-        )?;
+        let blocked =
+            unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+        check(blocked.into())?;
         // SAFETY: set is initialised.
         let fd = check(
             unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) }
                 .into(),
         )?;
         // SAFETY: a new descriptor that nobody else owns.
-        Ok(SignalFd {
-            fd: unsafe { OwnedFd::from_raw_fd(fd as i32) },
-        })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        Ok(SignalFd { fd })
     }
 
     /// Takes the next pending signal, if there is one.
@@ -78,9 +76,21 @@ impl AsFd for SignalFd {
 /// Rust programs start with SIGPIPE ignored, and an ignored signal stays ignored over
 /// exec: without this a container's `yes | head` would never end.
 pub fn reset_all() {
+    // All zeroes: the default action, no flags, an empty mask. By the system call, as the
+    // C library keeps signals 32 and 33 to itself and would leave them ignored.
+    let default = [0u64; 4];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL installs no handler; numbers that may not be changed fail harmlessly.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the pointer leads to 32 bytes, the size of the kernel's sigaction, and
+        // no handler is installed; numbers that may not be changed fail harmlessly.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     // SAFETY: sigset_t is plain bits; sigemptyset initialises it.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };

@@ -108,6 +108,13 @@ impl Installation {
         self.ok(&arguments)
     }
 
+    /// What `inspect` says of one object.
+    pub fn inspect(&self, name: &str) -> serde_json::Value {
+        let mut list: serde_json::Value =
+            serde_json::from_str(&self.ok(&["inspect", name])).unwrap();
+        list[0].take()
+    }
+
     /// Runs a command with standard input.
     pub fn feed(&self, arguments: &[&str], input: &[u8]) -> Output {
         let mut child = self

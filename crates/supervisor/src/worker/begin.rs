@@ -203,8 +203,9 @@ impl Worker {
             _ => network::HeldPorts::default(),
         };
         let layout = self.layout()?.clone();
+        let mut host = network::host_side(&order.network, &order.container)?;
         let group = Group::create(&layout, &order.cgroup).map_err(|error| error_text(&error))?;
-        let born = self.clone_container(order, &layout, &group, joined);
+        let born = self.clone_container(order, &layout, &group, joined, host.as_mut());
         let (birth, streams, warnings) = match born {
             Ok(born) => born,
             Err(failure) => {
@@ -220,7 +221,7 @@ impl Worker {
         task.warnings = warnings;
         task.open_log();
         task.birth = Some(birth);
-        let connected = self.connect_network(order, &mut task);
+        let connected = self.connect_network(order, host.as_mut(), &mut task);
         let id = order.container.clone();
         self.shared.tasks.insert(id.clone(), task);
         if let Err(message) = connected {
@@ -236,6 +237,7 @@ impl Worker {
         layout: &Layout,
         group: &Group,
         joined: Vec<(NamespaceKind, OwnedFd)>,
+        mut host: Option<&mut network::HostSide>,
     ) -> Result<(Birth, Streams, Vec<String>), Failure> {
         let mut warnings = Vec::new();
         if let Some(resources) = order
@@ -259,8 +261,9 @@ impl Worker {
             work: order.work.clone(),
             volatile: order.volatile,
         });
-        let mut inside =
-            |proc: std::os::fd::BorrowedFd<'_>| network::configure_inside(&order.network, proc);
+        let mut inside = |proc: std::os::fd::BorrowedFd<'_>| {
+            network::configure_inside(&order.network, host.as_deref_mut(), proc)
+        };
         let birth = birth::begin(Plan {
             spec: &order.spec,
             root: &root,
@@ -294,15 +297,21 @@ impl Worker {
         Ok(task)
     }
 
-    fn connect_network(&mut self, order: &BirthOrder, task: &mut Task) -> Result<(), String> {
+    fn connect_network(
+        &mut self,
+        order: &BirthOrder,
+        host: Option<&mut network::HostSide>,
+        task: &mut Task,
+    ) -> Result<(), String> {
         let path = format!("/proc/{}/ns/net", task.record.pid);
         let namespace =
             fs::File::open(&path).map_err(|error| format!("cannot open {path}: {error}"))?;
         let namespace = OwnedFd::from(namespace);
-        if let NetworkOrder::Bridge(bridge) = &order.network {
-            network::connect(bridge, &order.container, namespace.as_fd())?;
+        if let (NetworkOrder::Bridge(bridge), Some(host)) = (&order.network, host) {
+            network::connect(bridge, host, namespace.as_fd())?;
             task.record.instance.clone_from(&bridge.instance);
-            network::publish_ports(bridge, &order.container, &task.record.ports)?;
+            let ports = &task.record.ports;
+            network::publish_ports(&mut self.firewall, bridge, &order.container, ports)?;
             self.proxies.add(bridge.address, &task.record.ports);
             self.proxies.listen(task);
         }

@@ -55,7 +55,6 @@ impl Worker {
                     .is_some_and(|watch| watch.task == id && watch.attach.settles)
         });
         if !task.record.is_exec() {
-            self.proxies.remove(&task.record.ports);
             let oom_killed = self.undo_outside(&task);
             record_end(&task, code, oom_killed);
         }
@@ -89,8 +88,14 @@ impl Worker {
         if task.record.is_exec() {
             return false;
         }
+        self.proxies.remove(&task.record.ports);
         if !task.record.instance.is_empty() {
-            network::unpublish_ports(&task.record.instance, &task.record.id, &task.record.ports);
+            network::unpublish_ports(
+                &mut self.firewall,
+                &task.record.instance,
+                &task.record.id,
+                &task.record.ports,
+            );
         }
         let Ok(layout) = self.layout.clone().map_or_else(Layout::detect, Ok) else {
             return false;

@@ -19,6 +19,7 @@ use gantry_sys::shared::SharedWords;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{WaitId, WaitIdOptions};
 
+use crate::network::Firewall;
 use crate::protocol::{Reply, Request};
 use crate::proxy::Proxies;
 use crate::record;
@@ -67,6 +68,8 @@ pub struct Worker {
     /// A predecessor died before it was told what to do: its client will come back.
     client_expected_until: Option<Instant>,
     served: bool,
+    /// Last, since closing it takes its time: the sandbox's lock is released by then.
+    firewall: Firewall,
 }
 
 /// What a descriptor in the poll set belongs to.
@@ -98,6 +101,7 @@ impl Worker {
             ghosts_until: None,
             client_expected_until: Some(Instant::now() + RETURN_TIME),
             served: false,
+            firewall: Firewall::default(),
         };
         worker.recover();
         Ok(worker)

@@ -98,10 +98,7 @@ fn deliver(connections: &mut [Connection], task: &str, stream: Stream, held: &He
         if connection.gone || !connection.watches(task, stream) {
             continue;
         }
-        loop {
-            let Some(watch) = &connection.watch else {
-                break;
-            };
+        while let Some(watch) = &connection.watch {
             let from = watch.sent[stream as usize].max(held.offset);
             if !watch.started || connection.is_blocked() || from >= held.end() {
                 break;

@@ -1,3 +1,5 @@
+use clap::Command;
+
 use super::*;
 use crate::api::config::{ContainerPort, MountSource, Protocol};
 

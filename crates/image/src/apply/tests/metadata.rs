@@ -125,11 +125,15 @@ fn keeps_times_of_directories_that_change_later() {
             .item(directory("gone").mtime(3))
             .file("gone/f", "")
             .item(Item::new("gone", b'2').link("a").mtime(4))
+            // Replaced further up: its path leads to another now.
+            .item(directory("z/y").mtime(7))
+            .item(directory("x/y").mtime(8))
+            .symlink("x", "z")
             .item(directory("twice").mtime(5))
             .item(directory("twice").mtime(6).mode(0o700)),
     );
-    let mtimes = ["a", "a/b", "gone", "twice"].map(|path| scratch.facts(path).mtime.0);
-    assert_eq!(mtimes, [1, 2, 4, 6]);
+    let mtimes = ["a", "a/b", "gone", "z/y", "twice"].map(|path| scratch.facts(path).mtime.0);
+    assert_eq!(mtimes, [1, 2, 4, 7, 6]);
     assert_eq!(scratch.facts("twice").mode, 0o040_700);
 }
 

@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, RenameFlags, ResolveFlags, renameat_with};
 
@@ -167,6 +168,10 @@ fn make_directory(top: &File, parent: &str, name: &str) {
         let _ = rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755));
     }
 }
+
+/// How long a race is run. Each fault that these tests were tried on, by making
+/// it, showed within two seconds.
+const RACE: Duration = Duration::from_secs(4);
 
 /// Ends another thread's loop, also when the test fails.
 struct Stop<'a>(&'a AtomicBool);
