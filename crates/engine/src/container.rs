@@ -303,6 +303,7 @@ fn known_from_run_root(state: &RunState) -> Known {
         stop_signal: text("stop_signal"),
         user: text("user"),
         working_dir: text("working_dir"),
+        hostname: text("hostname"),
         ..ContainerConfig::default()
     };
     Known {

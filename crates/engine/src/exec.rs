@@ -1,6 +1,5 @@
 //! Further processes in running containers.
 
-use gantry_runtime::capabilities::CapabilitySet;
 use gantry_runtime::spec::{ConsoleSize, Process};
 use gantry_supervisor::client::{Client, Event};
 use gantry_supervisor::order::{ExecOrder, PROTOCOL};
@@ -51,19 +50,16 @@ impl Engine {
         if request.privileged {
             security.privileged = true;
         }
-        let allowed = if request.privileged {
-            CapabilitySet::supported().map_err(|error| Error::Invalid {
-                option: "capability".into(),
-                reason: error.to_string(),
-            })?
-        } else {
-            order::allowed_capabilities(&security)?
-        };
+        let allowed = order::allowed_capabilities(&security)?;
         let mut env = known.config.env.clone();
         for variable in &request.env {
             let name = format!("{}=", variable.split('=').next().unwrap_or_default());
             env.retain(|known| !known.starts_with(&name));
             env.push(variable.clone());
+        }
+        if !env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
+            let hostname = order::hostname(&id, &known.config);
+            env.push(format!("HOSTNAME={hostname}"));
         }
         if request.tty && !env.iter().any(|variable| variable.starts_with("TERM=")) {
             env.push("TERM=xterm".into());

@@ -44,11 +44,19 @@ impl Engine {
                 None => Ok(None),
             };
         }
-        // An end that nobody has settled.
-        self.settle_locked(&row.id)?;
+        // An end that nobody has settled. What has not run yet has none, and would be taken
+        // for it if it is to be removed at its end.
+        if self.roots.container_run(&row.id).exists() {
+            self.settle_locked(&row.id)?;
+        }
         let row = self.find(&row.id)?;
+        let auto_remove = row.auto_remove;
         let prepared = self.prepare_again(row)?;
+        let id = prepared.row.id.clone();
         let launched = self.launch(&operation, prepared, attach);
+        if launched.is_err() && auto_remove {
+            self.remove_now(&id, true)?;
+        }
         operation.finish();
         launched.map(|(attachment, _)| attachment)
     }
@@ -271,13 +279,7 @@ impl Engine {
             use std::os::unix::fs::PermissionsExt;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(fail)
         };
-        let hostname = match network {
-            NetworkOrder::Host => rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
-            _ => order::hostname(id, config),
-        };
+        let hostname = order::hostname(id, config);
         write("hostname", format!("{hostname}\n"))?;
         let shared_hosts = shared.and_then(|other| {
             fs::read_to_string(self.roots.container_run(other).join("hosts")).ok()

@@ -248,7 +248,15 @@ pub(crate) fn network_name(network: &NetworkMode) -> String {
 }
 
 fn command(entrypoint: &[String], cmd: &[String]) -> String {
-    let words: Vec<&str> = entrypoint.iter().chain(cmd).map(String::as_str).collect();
+    let words: Vec<String> = entrypoint
+        .iter()
+        .chain(cmd)
+        .enumerate()
+        .map(|(index, word)| match word {
+            word if index > 0 && word.contains(' ') => format!("'{word}'"),
+            word => word.clone(),
+        })
+        .collect();
     words.join(" ")
 }
 

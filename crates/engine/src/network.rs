@@ -71,24 +71,13 @@ impl Engine {
 
     /// Makes bridge, rules and kernel parameters, as far as they are missing.
     fn ensure_network(&self, bridge: &str, subnet: Subnet, gateway: Ipv4Addr) -> Result<(), Error> {
-        let mut socket = Socket::open(Family::Route).map_err(|error| failed(&chain(&error)))?;
-        let is_there =
-            gantry_network::link::find(&mut socket, bridge).is_ok_and(|found| found.is_some());
-        if !is_there {
-            let link = BridgeLink {
-                name: bridge,
-                address: Some((gateway, subnet.prefix_length())),
-                mtu: None,
-                alias: None,
-            };
-            ensure_bridge(&mut socket, &link).map_err(|error| failed(&chain(&error)))?;
-        }
         let net = sysctl::open().map_err(|error| failed(&chain(&error)))?;
-        if !is_there {
-            sysctl::route_localnet(net.as_fd(), bridge).map_err(|error| failed(&chain(&error)))?;
-            sysctl::disable_ipv6_on(net.as_fd(), bridge).map_err(|error| failed(&chain(&error)))?;
-        }
         sysctl::enable_forwarding(net.as_fd()).map_err(|error| failed(&chain(&error)))?;
+        // The last step below: where it was done, all was. Whether the rules are still there
+        // is seen to by the supervisor, which has a netfilter socket open anyway.
+        if sysctl::routes_localnet(net.as_fd(), bridge).map_err(|error| failed(&chain(&error)))? {
+            return Ok(());
+        }
         let spec = BridgeSpec {
             name: bridge,
             subnet,
@@ -97,7 +86,19 @@ impl Engine {
             masquerade: true,
             internal: false,
         };
-        firewall::ensure(&self.roots.instance(), &spec).map_err(|error| failed(&chain(&error)))
+        // Before route_localnet: without the rules it opens the host's loopback to containers
+        // (CVE-2020-8558).
+        firewall::ensure(&self.roots.instance(), &spec).map_err(|error| failed(&chain(&error)))?;
+        let mut socket = Socket::open(Family::Route).map_err(|error| failed(&chain(&error)))?;
+        let link = BridgeLink {
+            name: bridge,
+            address: Some((gateway, subnet.prefix_length())),
+            mtu: None,
+            alias: None,
+        };
+        ensure_bridge(&mut socket, &link).map_err(|error| failed(&chain(&error)))?;
+        sysctl::disable_ipv6_on(net.as_fd(), bridge).map_err(|error| failed(&chain(&error)))?;
+        sysctl::route_localnet(net.as_fd(), bridge).map_err(|error| failed(&chain(&error)))
     }
 
     /// Removes bridge and rules of the installation.

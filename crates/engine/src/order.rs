@@ -89,7 +89,8 @@ pub fn make(source: Source<'_>) -> Result<BirthOrder, Error> {
     mounts.extend(user_mounts(&source));
     mounts.extend(managed_files(&source));
     let host_network = config.network == NetworkMode::Host;
-    let process = process(config, allowed, config.tty, source.console_size)?;
+    let hostname = hostname(source.id, config);
+    let process = process(config, &hostname, allowed, config.tty, source.console_size)?;
     let spec = Spec {
         oci_version: OCI_VERSION.into(),
         process: Some(process),
@@ -100,7 +101,7 @@ pub fn make(source: Source<'_>) -> Result<BirthOrder, Error> {
         hostname: if host_network {
             String::new()
         } else {
-            hostname(source.id, config)
+            hostname
         },
         mounts,
         linux: Some(linux(
@@ -133,10 +134,15 @@ pub fn make(source: Source<'_>) -> Result<BirthOrder, Error> {
     })
 }
 
-/// Host name of a container.
+/// Host name of a container; on the host's network it is the host's.
 #[must_use]
 pub fn hostname(id: &str, config: &ContainerConfig) -> String {
-    if config.hostname.is_empty() {
+    if config.network == NetworkMode::Host {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    } else if config.hostname.is_empty() {
         id[..12].into()
     } else {
         config.hostname.clone()
@@ -154,7 +160,7 @@ fn summary(source: &Source<'_>) -> serde_json::Value {
         "name": source.name, "created_at": source.created_at, "image": config.image, "image_id": source.image_id,
         "entrypoint": config.entrypoint, "cmd": config.cmd, "labels": config.labels, "sandbox": source.id,
         "auto_remove": config.auto_remove, "stop_signal": config.stop_signal, "stop_timeout": config.stop_timeout,
-        "address": address, "env": config.env, "user": config.user, "working_dir": config.working_dir,
+        "address": address, "env": config.env, "user": config.user, "working_dir": config.working_dir, "hostname": config.hostname,
         "security": config.security, "network": config.network, "log": source.roots.log(source.id),
     })
 }
@@ -210,13 +216,20 @@ pub fn allowed_capabilities(security: &Security) -> Result<CapabilitySet, Error>
         reason,
     };
     let supported = CapabilitySet::supported().map_err(|error| invalid(error.to_string()))?;
-    capabilities::resolve(
+    let allowed = capabilities::resolve(
         &security.cap_add,
         &security.cap_drop,
         security.privileged,
         supported,
     )
-    .map_err(|error| invalid(error.to_string()))
+    .map_err(|error| invalid(error.to_string()))?;
+    let all = |name: &String| name.eq_ignore_ascii_case("ALL");
+    if !security.privileged && !security.cap_add.iter().any(all) {
+        return Ok(allowed);
+    }
+    // "Everything" is what we have ourselves; a name that we lack stays an error.
+    let available = CapabilitySet::available().map_err(|error| invalid(error.to_string()))?;
+    Ok(allowed.intersection(available))
 }
 
 /// Capability sets by which a process starts: never inheritable or ambient ones
@@ -235,6 +248,7 @@ pub fn capability_sets(allowed: CapabilitySet) -> Capabilities {
 
 fn process(
     config: &ContainerConfig,
+    hostname: &str,
     allowed: CapabilitySet,
     tty: bool,
     console_size: Option<(u16, u16)>,
@@ -246,6 +260,7 @@ fn process(
             env.push(variable);
         }
     };
+    set(format!("HOSTNAME={hostname}"));
     if tty {
         set("TERM=xterm".into());
     }

@@ -31,7 +31,7 @@ impl Engine {
 
     /// [`Engine::settle`] by the holder of the container's operation.
     pub(crate) fn settle_locked(&self, id: &str) -> Result<(), Error> {
-        self.await_birth(id);
+        self.await_record(id);
         if self.is_running(id) {
             return Ok(());
         }
@@ -62,15 +62,16 @@ impl Engine {
         paths::remove_directory(&self.roots.container_run(id))
     }
 
-    /// A start whose client died goes on in the supervisor: it is told apart from one
-    /// that never began by the supervisor's lock.
-    fn await_birth(&self, id: &str) {
+    /// Waits for what a living supervisor is about to put on record: a start whose client
+    /// died goes on there (one that never began is told apart by the supervisor's lock), and
+    /// between an end and the record of its exit code anybody may come by.
+    fn await_record(&self, id: &str) {
         let until = Instant::now() + PATIENCE;
-        while self.roots.container_run(id).exists()
-            && self.run_state(id).is_none()
-            && self.has_supervisor(id)
-            && Instant::now() < until
-        {
+        let pending = || match self.run_state(id) {
+            None => self.roots.container_run(id).exists(),
+            Some(state) => state.status == RunStatus::Running && !record::is_alive(&state),
+        };
+        while pending() && self.has_supervisor(id) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));
         }
     }

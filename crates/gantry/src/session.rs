@@ -278,6 +278,14 @@ pub fn run<P: Peer>(
             input.write();
         }
         if ready.stdin && input.read(local.stdin, &mut buffer) {
+            // What was typed just before the keys is the program's all the same.
+            let until = Instant::now() + LAST_INPUT;
+            while input.has_more() && !input.ended && Instant::now() < until {
+                input.write();
+                if input.has_more() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
             return Ok(End::Detached);
         }
         if input.is_over() {

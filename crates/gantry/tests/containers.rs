@@ -321,7 +321,7 @@ fn users_by_name_and_number_get_their_groups() {
     assert_eq!(
         gantry.shell(
             &["-u", "app"],
-            "echo out > /dev/stdout; echo err 2>&1 > /dev/stderr; : > /file || echo refused; : < /etc/passwd && grep CapEff /proc/self/status"
+            "echo out > /dev/stdout; echo err > /dev/stderr; touch /file || echo refused; grep CapEff /proc/self/status"
         ),
         "out\nrefused\nCapEff:\t0000000000000000"
     );
@@ -393,7 +393,7 @@ fn init_reaps_orphans_and_forwards_signals() {
     assert_ne!(gantry.ok(&["logs", "tidy"]), "1", "the program is not process 1");
     wait_until("the orphans are reaped", || {
         let states = gantry.ok(&["exec", "tidy", "sh", "-c", "grep -h State /proc/[0-9]*/status 2>/dev/null; true"]);
-        !states.contains("(zombie)") && !gantry.ok(&["exec", "tidy", "ps"]).contains("sleep 0.01")
+        !states.contains("(zombie)") && !gantry.ok(&["exec", "tidy", "ps"]).contains(" sleep 0.01\n")
     });
     gantry.ok(&["kill", "-s", "USR1", "tidy"]);
     assert_eq!(gantry.ok(&["wait", "tidy"]), "7");
@@ -418,7 +418,7 @@ fn ulimits_are_set_and_capped_with_a_warning() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).parse::<u64>().unwrap() <= most);
     let warning = text(&output.stderr);
-    assert!(warning.starts_with("WARNING: ") && warning.contains("nofile"), "{warning:?}");
+    assert!(warning.starts_with("WARNING: ") && warning.contains("NOFILE"), "{warning:?}");
     assert_eq!(warning.lines().count(), 1, "{warning}");
     gantry.assert_clean();
 }
@@ -458,9 +458,8 @@ fn sysctls_shared_memory_and_temporary_file_systems() {
     assert_eq!(
         gantry.shell(
             &["--read-only", "--tmpfs", "/run", "-v", "/data"],
-            "for d in / /etc /tmp; do : 2>/dev/null > $d/f || echo $d; done; : > /run/f && : > /data/f && : > /dev/shm/f && echo fine"
-        )
-        .replace("sh: can't create ", ""),
+            "for d in / /etc /tmp; do touch $d/f 2>/dev/null || echo $d; done; touch /run/f /data/f /dev/shm/f && echo fine"
+        ),
         "/\n/etc\n/tmp\nfine"
     );
     gantry.assert_clean();
@@ -491,10 +490,10 @@ fn hostname_hosts_and_name_servers() {
         "its own address and name:\n{said}"
     );
     // Without a name, the beginning of the id.
-    let id = gantry.ok(&["run", "-d", "--network", "none", "--name", "n", "busybox", "hostname"]);
-    gantry.ok(&["wait", "n"]);
-    assert_eq!(gantry.ok(&["logs", "n"]), id[..12]);
-    gantry.ok(&["rm", "n"]);
+    let id = gantry.ok(&["run", "-d", "--network", "none", "--name", "named", "busybox", "hostname"]);
+    gantry.ok(&["wait", "named"]);
+    assert_eq!(gantry.ok(&["logs", "named"]), id[..12]);
+    gantry.ok(&["rm", "named"]);
     gantry.assert_clean();
 }
 
@@ -585,7 +584,8 @@ fn privileged_sees_the_devices_of_the_host() {
         .expect("the host has a device of its own");
     let script = format!("test -c /dev/{device} && echo there; grep CapBnd /proc/self/status; grep Seccomp: /proc/self/status; test -w /proc/sys/kernel/hostname && mount -t tmpfs none /tmp && echo mounted");
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let all = status.lines().find(|line| line.starts_with("CapBnd")).unwrap();
+    // What the caller itself can do, which in a container is not everything.
+    let all = status.lines().find(|line| line.starts_with("CapPrm")).unwrap().replace("Prm", "Bnd");
     assert_eq!(
         gantry.shell(&["--privileged"], &script),
         format!("there\n{all}\nSeccomp:\t0\nmounted")
@@ -612,7 +612,7 @@ fn the_embedded_image_needs_no_network() {
 fn a_shared_network_outlives_the_container_that_made_it() {
     let gantry = Installation::with_busybox();
     gantry.ok(&["run", "-d", "--name", "first", "--add-host", "peer:10.9.8.7", "busybox", "sleep", "1000"]);
-    let script = "ip -4 -o addr show eth0 | awk '{print $4}'; readlink /proc/self/ns/net; grep -c peer /etc/hosts";
+    let script = "ip -4 -o addr show eth0 | awk '{print $4}'; readlink /proc/self/ns/net; cat /etc/hosts | grep peer | wc -l";
     let own = gantry.ok(&["exec", "first", "sh", "-c", script]);
     assert_eq!(own.lines().count(), 3, "{own}");
     gantry.ok(&["run", "-d", "--name", "second", "--network", "container:first", "busybox", "sleep", "1000"]);

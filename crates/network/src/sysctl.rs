@@ -89,6 +89,24 @@ pub fn route_localnet(net: BorrowedFd<'_>, bridge: &str) -> Result<(), SysctlErr
     set_link(net, "ipv4", bridge, "route_localnet", "1")
 }
 
+/// Whether [`route_localnet`] was done for a bridge; false if there is no such link.
+///
+/// # Errors
+/// [`SysctlError::LinkName`], [`SysctlError::Read`].
+pub fn routes_localnet(net: BorrowedFd<'_>, bridge: &str) -> Result<bool, SysctlError> {
+    if !is_valid_name(bridge) {
+        return Err(SysctlError::LinkName(bridge.to_owned()));
+    }
+    match get(net, &format!("ipv4/conf/{bridge}/route_localnet")) {
+        Ok(value) => Ok(value == b'1'),
+        Err(SysctlError::Read {
+            source: Errno::NOENT,
+            ..
+        }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Turns IPv6 off on all present and future links of the thread's namespace, `lo` included. To be
 /// called before any of them goes up, so that there never is an address. A kernel without IPv6
 /// counts as success.

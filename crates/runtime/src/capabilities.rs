@@ -193,6 +193,16 @@ impl CapabilitySet {
         last_capability().map(CapabilitySet::up_to)
     }
 
+    /// What this process could give on: in a container or under a service manager that
+    /// took some away, less than [`CapabilitySet::supported`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn available() -> io::Result<CapabilitySet> {
+        let own = rustix::thread::capabilities(None)?;
+        Ok(CapabilitySet(own.permitted.bits()).intersection(CapabilitySet::supported()?))
+    }
+
     /// Whether `capability` is in the set.
     #[must_use]
     pub fn contains(self, capability: Capability) -> bool {

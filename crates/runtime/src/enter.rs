@@ -132,6 +132,10 @@ fn join(
         | libc_flags::NEWCGROUP;
     setns(plan.container, namespaces as i32)
         .step(|| "cannot join the container's namespaces: it is not running".into())?;
+    // The child speaks on the same channel, where the joiner's message has to be the first:
+    // it waits until the joiner has ended.
+    let (ended, open) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .step(|| "cannot make a pipe".into())?;
     let options = Clone3 {
         flags: libc_flags::PARENT,
         cgroup: None,
@@ -153,7 +157,12 @@ fn join(
             .step(|| "cannot reach the supervisor".into())?;
             exit_now(0)
         }
-        Fork::Child => live(plan, prepared, channel),
+        Fork::Child => {
+            drop(open);
+            let _ = rustix::io::read(&ended, &mut [0u8; 1]);
+            drop(ended);
+            live(plan, prepared, channel)
+        }
     }
 }
 

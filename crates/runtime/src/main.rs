@@ -23,11 +23,16 @@ Commands:
   spec                    write a config.json into the current directory
 
 Options:
+  --root DIR              accepted for runc's sake
   --version               show the versions of the program and the specification";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // Nothing is kept between calls yet, so there is nothing to put there.
+    if let ["--root", _, ..] = words[..] {
+        words.drain(..2);
+    }
     let result = match words[..] {
         ["--version" | "-v"] => {
             println!(

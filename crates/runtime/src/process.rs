@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use gantry_sys::exec::{Strings, execve};
 use gantry_sys::process::{
-    Fork, close_range_on_exec, exit_now, fork, install_fd, keep_capabilities, set_ids,
+    close_range_on_exec, exit_now, fork_behind_filter, install_fd, keep_capabilities, set_ids,
 };
 use gantry_sys::seccomp::{self as filter, SockFilter};
 use rustix::fs::{Mode, OFlags};
@@ -417,16 +417,13 @@ fn become_init() -> Result<(), BirthError> {
         .filter(|signal| ![9, 11, 19].contains(signal))
         .collect();
     let queue = gantry_sys::signal::SignalFd::new(&signals).step(failed)?;
-    let child = match fork().step(failed)? {
-        Fork::Child => {
-            let _ = rustix::process::setpgid(None, None);
-            let foreground = rustix::process::getpgrp();
-            // Only a process that ignores SIGTTOU may take the terminal from the background.
-            gantry_sys::signal::ignore(22);
-            let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), foreground);
-            return Ok(());
-        }
-        Fork::Parent(child) => child,
+    let Some(child) = fork_behind_filter().step(failed)? else {
+        let _ = rustix::process::setpgid(None, None);
+        let foreground = rustix::process::getpgrp();
+        // Only a process that ignores SIGTTOU may take the terminal from the background.
+        gantry_sys::signal::ignore(22);
+        let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), foreground);
+        return Ok(());
     };
     let _ = rustix::thread::set_name(c"gantry-init");
     release_descriptors(&queue);
@@ -439,9 +436,12 @@ fn become_init() -> Result<(), BirthError> {
         while let Ok(Some(signal)) = queue.read() {
             const SIGCHLD: i32 = 17;
             if signal == SIGCHLD {
-                reap(child.pid);
+                reap(child);
             } else if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
-                let _ = rustix::process::pidfd_send_signal(&child.pidfd, signal);
+                // The id stays the child's: this process ends when it reaps it.
+                if let Some(child) = rustix::process::Pid::from_raw(child) {
+                    let _ = rustix::process::kill_process(child, signal);
+                }
             }
         }
     }

@@ -146,7 +146,7 @@ impl Firewall {
 pub fn bridge_spec(order: &BridgeOrder) -> Option<BridgeSpec<'_>> {
     Some(BridgeSpec {
         name: &order.bridge,
-        subnet: Subnet::containing(order.gateway, order.prefix)?,
+        subnet: Subnet::new(order.gateway, order.prefix)?,
         gateway: order.gateway,
         icc: true,
         masquerade: true,

@@ -86,6 +86,22 @@ pub fn fork() -> io::Result<Fork> {
     clone3(Clone3::default())
 }
 
+/// Makes a process as [`fork`] does, by the older call and without a handle: for a caller
+/// behind a filter of system calls, many of which refuse clone3, whose arguments they
+/// cannot look into. Returns the child's id, or nothing in the child.
+///
+/// # Errors
+/// The kernel's, or `EDEADLK` where the caller has more than one thread.
+pub fn fork_behind_filter() -> io::Result<Option<i32>> {
+    if !is_single_threaded() {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    // SAFETY: the caller is single-threaded, so no lock is held by a thread that is missing
+    // in the child, and the child has a copy of the memory and its own stack.
+    let pid = check(unsafe { libc::fork() }.into())?;
+    Ok((pid != 0).then_some(pid as i32))
+}
+
 fn is_single_threaded() -> bool {
     // The link count of the task directory is the number of threads plus two.
     rustix::fs::stat("/proc/self/task").map_or(true, |stat| stat.st_nlink <= 3)

@@ -21,6 +21,7 @@ use std::io::{self, Read};
 use rustix::fd::BorrowedFd;
 
 pub use remove::remove_tree;
+pub use tree::hides_lower_layers;
 
 use crate::tar::{Reader, TarError};
 
@@ -37,8 +38,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Ten times the largest layers in use (models and CUDA toolkits: some
-    /// 6 GiB, some 300,000 files), and half of what a path can name.
+    /// 64 GiB and four million entries, several times what images of machine
+    /// learning hold, and 1024 components, half of what a path can name.
     fn default() -> Self {
         Self {
             max_bytes: 64 << 30,
@@ -169,6 +170,9 @@ pub enum ApplyError {
 ///   `trusted.overlay.opaque`. Whiteouts apply to lower layers only, wherever in
 ///   the archive they stand: next to an entry of the same name the entry stays,
 ///   and if it is a directory it is made opaque.
+/// - An opaque marker in the root hides all lower layers, but overlayfs does not
+///   look at the root's attributes: whoever mounts the layer must ask
+///   [`hides_lower_layers`] and leave them out.
 /// - A hard link takes all from its target, which must be in the layer; its own
 ///   header's owner, mode and times are not looked at.
 /// - Devices are made; sockets have no type in tar.

@@ -17,9 +17,9 @@ pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 /// Gives what `fd` refers to its owner, then its mode: chown(2) clears the
 /// set-user-ID bits.
 ///
-/// What is right already is left alone: fstat(2) is ten times cheaper than the
-/// journalled calls, and it sees through the umask, a parent's set-group-ID bit
-/// and default ACLs, whichever of them had a part in what was made.
+/// What is right already is left alone, and seeing is the only way to know: the
+/// umask, a parent's set-group-ID bit and default ACLs all have a part in what
+/// was made.
 pub(super) fn set_owner_and_mode(
     fd: BorrowedFd<'_>,
     owner: (u32, u32),

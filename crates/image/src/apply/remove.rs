@@ -123,6 +123,11 @@ fn remove_or_open(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<O
         Err(Errno::NOTDIR) => return unlink(directory, name).map(|_| None),
         Err(error) => return Err(error.into()),
     }
+    open(directory, name)
+}
+
+/// Opens what was a directory a moment ago, or removes what is there instead.
+pub(super) fn open(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<OwnedFd>> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match rustix::fs::openat2(directory, name, DIRECTORY, Mode::empty(), resolve) {
         Ok(opened) => Ok(Some(opened)),

@@ -1,5 +1,7 @@
 //! Directories of the layer, found and made by descriptor.
 
+use std::ffi::CStr;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -12,6 +14,8 @@ const TRIES: u32 = 1000;
 
 /// As many symbolic links as the kernel follows in one path.
 const MAX_LINKS: u32 = 40;
+
+const OPAQUE: &CStr = c"trusted.overlay.opaque";
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -169,12 +173,23 @@ pub(super) fn open_directory(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, E
 /// Hides what lower layers have in the directory (overlayfs.rst, "whiteouts
 /// and opaque directories").
 pub(super) fn set_opaque(directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::fs::fsetxattr(
-        directory,
-        c"trusted.overlay.opaque",
-        b"y",
-        XattrFlags::empty(),
-    )
+    rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
+}
+
+/// Whether the layer's root is opaque, so that nothing of the layers below it is
+/// in the image.
+///
+/// # Errors
+/// What the kernel says if the attribute cannot be read.
+pub fn hides_lower_layers(root: BorrowedFd<'_>) -> io::Result<bool> {
+    // Not by the caller's descriptor, which may be O_PATH.
+    let root = rustix::fs::openat(root, c".", DIRECTORY, Mode::empty())?;
+    let mut value = [0; 8];
+    match rustix::fs::fgetxattr(&root, OPAQUE, &mut value) {
+        Ok(length) => Ok(&value[..length] == b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub(super) fn lstat(parent: &OwnedFd, name: &[u8]) -> Result<Stat, Errno> {

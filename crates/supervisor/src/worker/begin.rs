@@ -41,6 +41,15 @@ impl From<String> for Failure {
     }
 }
 
+/// Where in the output a client begins.
+#[derive(Clone, Copy)]
+enum Begin {
+    /// With the first byte: it is the one that has the task started.
+    WithTask,
+    /// With what comes from now on.
+    Now,
+}
+
 /// Both sides of a task's standard streams.
 struct Streams {
     given: Stdio,
@@ -59,7 +68,7 @@ impl Worker {
             return;
         }
         match self.start_container(order) {
-            Ok(()) => self.watch(index, &order.container, attach, false),
+            Ok(()) => self.watch(index, &order.container, attach, Begin::WithTask),
             Err(failure) => self.refuse(index, failure),
         }
     }
@@ -69,7 +78,7 @@ impl Worker {
             return;
         }
         match self.start_exec(order) {
-            Ok(()) => self.watch(index, &order.id, attach, false),
+            Ok(()) => self.watch(index, &order.id, attach, Begin::WithTask),
             Err(failure) => self.refuse(index, failure),
         }
     }
@@ -89,7 +98,9 @@ impl Worker {
             return true;
         }
         if self.shared.tasks.contains_key(id) {
-            self.watch(index, id, attach.cloned(), true);
+            // It has seen nothing yet, and all that came since the start was kept for it.
+            self.watch(index, id, attach.cloned(), Begin::WithTask);
+            self.answer_if_running(index);
             return true;
         }
         false
@@ -97,7 +108,8 @@ impl Worker {
 
     pub(super) fn attach(&mut self, index: usize, id: &str, attach: Attach) {
         if self.shared.tasks.contains_key(id) {
-            self.watch(index, id, Some(attach), true);
+            self.watch(index, id, Some(attach), Begin::Now);
+            self.answer_if_running(index);
         } else if let Some(code) = self.shared.exit_code(id) {
             self.connections[index].reply(&Reply::Exited { code }, None);
         } else {
@@ -106,22 +118,20 @@ impl Worker {
         }
     }
 
-    /// Ties a connection to a task; answers at once if the task runs already.
-    fn watch(&mut self, index: usize, id: &str, attach: Option<Attach>, answer: bool) {
+    /// Ties a connection to a task.
+    fn watch(&mut self, index: usize, id: &str, attach: Option<Attach>, begin: Begin) {
         let Some(task) = self.shared.tasks.get(id) else {
             return;
         };
         let attach = attach.unwrap_or_default();
         let mut sent = [0, 0];
         for output in &task.outputs {
-            // A new client sees what comes from now on, a returning one what it missed.
             let held = output
                 .look(&self.sandbox.page, &self.scratch)
                 .unwrap_or_default();
-            let place = if task.birth.is_some() {
-                held.offset
-            } else {
-                held.end()
+            let place = match begin {
+                Begin::WithTask => held.offset,
+                Begin::Now => held.end(),
             };
             sent[output.stream as usize] = place;
         }
@@ -147,13 +157,12 @@ impl Worker {
             sent,
             started: false,
         });
-        if answer
-            && self
-                .shared
-                .tasks
-                .get(id)
-                .is_some_and(|task| task.birth.is_none())
-        {
+    }
+
+    fn answer_if_running(&mut self, index: usize) {
+        let watch = self.connections[index].watch.as_ref();
+        let task = watch.and_then(|watch| self.shared.tasks.get(&watch.task));
+        if task.is_some_and(|task| task.birth.is_none()) {
             self.answer_started(index);
         }
     }
@@ -398,6 +407,7 @@ impl Worker {
                     self.answer_started(index);
                 }
                 self.release_detached(id);
+                gantry_sys::memory::release_free();
             }
             News::Failed(error) => self.fail(id, &Failure::from(error)),
         }

@@ -169,8 +169,8 @@ fn make_directory(top: &File, parent: &str, name: &str) {
     }
 }
 
-/// How long a race is run. Each fault that these tests were tried on, by making
-/// it, showed within two seconds.
+/// How long a race is run. What takes longer to show has a test of its own that
+/// stops between the two calls.
 const RACE: Duration = Duration::from_secs(4);
 
 /// Ends another thread's loop, also when the test fails.

@@ -126,6 +126,21 @@ fn stops_at_mount_points() {
     remove(&scratch, "t").unwrap();
 }
 
+/// The moment that a race seldom hits: what was a directory is a link when it is
+/// opened.
+#[test]
+fn a_directory_that_turned_into_a_link_is_not_followed() {
+    let scratch = Scratch::new();
+    let root = File::open(scratch.root()).unwrap();
+    for target in [scratch.canary_path(), ".".to_owned(), "nowhere".to_owned()] {
+        symlink(target, scratch.root().join("d")).unwrap();
+        let opened = super::super::remove::open(root.as_fd(), c"d").unwrap();
+        assert!(opened.is_none());
+        assert!(scratch.names().is_empty());
+        scratch.check_canary();
+    }
+}
+
 /// Directories turn into links to the canaries, and are moved out of the tree
 /// and back, while the tree is removed.
 #[test]

@@ -1,6 +1,6 @@
 //! What a layer says about the layers below, and what overlayfs makes of it.
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, statat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
@@ -174,8 +174,46 @@ fn no_link_to_a_whiteout() {
     assert_eq!(scratch.names(), ["x"]);
 }
 
-/// The kernel's view of three layers. The mount is attached nowhere, so that
+/// A mount of the layers, the topmost first, that is attached nowhere, so that
 /// nothing is left of it.
+fn overlay(layers: &[&Scratch]) -> OwnedFd {
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    let roots: Vec<String> = layers
+        .iter()
+        .map(|layer| layer.root().to_str().unwrap().to_owned())
+        .collect();
+    if roots
+        .iter()
+        .any(|root| fsconfig_set_string(&overlay, "lowerdir+", root.as_str()).is_err())
+    {
+        // Before Linux 6.8; the paths are short enough for one option.
+        fsconfig_set_string(&overlay, "lowerdir", roots.join(":")).unwrap();
+    }
+    fsconfig_create(&overlay).unwrap();
+    fsmount(
+        &overlay,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )
+    .unwrap()
+}
+
+/// The kernel does not look at the mark on a layer's root: the lower layer's file
+/// is there. So whoever mounts asks first.
+#[test]
+fn an_opaque_root_is_told() {
+    let (top, bottom) = (Scratch::new(), Scratch::new());
+    bottom.apply(Archive::new().file("old", "1"));
+    top.apply(Archive::new().file(".wh..wh..opq", "").file("new", "2"));
+    for (layer, opaque) in [(&top, true), (&bottom, false)] {
+        let root = File::open(layer.root()).unwrap();
+        assert_eq!(hides_lower_layers(root.as_fd()).unwrap(), opaque);
+    }
+    let mount = overlay(&[&top, &bottom]);
+    assert!(statat(&mount, "old", AtFlags::empty()).is_ok());
+}
+
+/// The kernel's view of three layers.
 #[test]
 fn overlayfs_agrees() {
     let layers = [Scratch::new(), Scratch::new(), Scratch::new()];
@@ -208,28 +246,7 @@ fn overlayfs_agrees() {
     );
     top.apply(Archive::new().file("gone", "3").file("merged/.wh.new", ""));
 
-    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-    for layer in [top, middle, bottom] {
-        let root = layer.root();
-        let path = root.to_str().unwrap();
-        if fsconfig_set_string(&overlay, "lowerdir+", path).is_err() {
-            // Before Linux 6.8; the paths are short enough for one option.
-            let list: Vec<_> = [top, middle, bottom]
-                .iter()
-                .map(|l| l.root().display().to_string())
-                .collect();
-            fsconfig_set_string(&overlay, "lowerdir", list.join(":")).unwrap();
-            break;
-        }
-    }
-    fsconfig_create(&overlay).unwrap();
-    let mount = fsmount(
-        &overlay,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-    .unwrap();
-
+    let mount = overlay(&[top, middle, bottom]);
     let read = |path: &str| -> Result<String, rustix::io::Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&mount, path, flags, Mode::empty())?;

@@ -1,0 +1,13 @@
+//! Kill any one process at any instant: what runs goes on, nothing is lost, nothing is left.
+
+mod support;
+
+#[path = "crash/pair.rs"]
+mod pair;
+#[path = "crash/survival.rs"]
+mod survival;
+
+/// Whether every point and the full number of kills is wanted.
+fn is_long() -> bool {
+    std::env::var_os("GANTRY_TEST_LONG").is_some_and(|value| value == "1")
+}
