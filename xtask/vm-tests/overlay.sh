@@ -7,7 +7,7 @@ case $kernel in
 *) echo "note: this is Linux $kernel, newer than what the test is for" ;;
 esac
 gantry run -d --network none --name first "$IMAGE" \
-    sh -c 'rm /bin/vi && echo mine >/etc/mine && sleep 1000' >/dev/null
+    sh -c 'rm -f /bin/vi; echo mine >/etc/mine; sleep 1000' >/dev/null
 for _ in $(seq 50); do
     gantry exec first test -e /etc/mine && break
     sleep 0.1

@@ -38,6 +38,8 @@ pub enum AttachEvent {
         /// Exit code by the shell's convention.
         code: i32,
     },
+    /// Nothing to say; the descriptor to be polled may be another one from now on.
+    Resumed,
     /// The connection is gone and nothing is known of the end.
     Closed,
 }
@@ -159,21 +161,19 @@ impl Attachment {
         if let Some(code) = self.ended.take() {
             return Ok(AttachEvent::Exited { code });
         }
-        loop {
-            let event = self
-                .client
-                .next_event()
-                .map_err(|source| Error::Supervisor {
-                    id: self.container.clone(),
-                    source,
-                })?;
-            return Ok(match event {
-                Event::Output { stream, bytes } => AttachEvent::Output { stream, bytes },
-                Event::Exited { code } | Event::Failed { code, .. } => AttachEvent::Exited { code },
-                Event::Started { .. } => continue,
-                Event::Lost => self.find_end(),
-            });
-        }
+        let event = self
+            .client
+            .next_event()
+            .map_err(|source| Error::Supervisor {
+                id: self.container.clone(),
+                source,
+            })?;
+        Ok(match event {
+            Event::Output { stream, bytes } => AttachEvent::Output { stream, bytes },
+            Event::Exited { code } | Event::Failed { code, .. } => AttachEvent::Exited { code },
+            Event::Started { .. } | Event::Resumed => AttachEvent::Resumed,
+            Event::Lost => self.find_end(),
+        })
     }
 
     /// The supervisor is gone: the record tells how the container ended.

@@ -168,7 +168,8 @@ impl Engine {
         let own = &known.config.stop_signal;
         let signal = parse_signal(signal.unwrap_or(if own.is_empty() { "SIGTERM" } else { own }))?;
         let Ok((process, _)) = self.process(&known.id) else {
-            return self.settle_if_possible(&known.id);
+            self.settle_if_possible(&known.id);
+            return Ok(());
         };
         let seconds = timeout.or(known.config.stop_timeout).unwrap_or(10);
         send(&process, signal, &known.id)?;
@@ -186,7 +187,8 @@ impl Engine {
             }
         }
         self.wait_for_end(&known.id, &process, PATIENCE);
-        self.settle_if_possible(&known.id)
+        self.settle_if_possible(&known.id);
+        Ok(())
     }
 
     /// Waits until the end of a container is on record.
@@ -206,11 +208,11 @@ impl Engine {
     }
 
     /// Settles an end, if the state store allows it; otherwise a later command does.
-    fn settle_if_possible(&self, id: &str) -> Result<(), Error> {
+    fn settle_if_possible(&self, id: &str) {
         if self.has_store() {
-            self.settle(id)
-        } else {
-            Ok(())
+            // A state store that can be read and not written (a full or read-only file
+            // system) is no failure of a stop: the mark has the end settled later.
+            let _ = self.settle(id);
         }
     }
 
@@ -234,16 +236,18 @@ impl Engine {
                 }
             }
         }
+        // It may have ended just now, with its code not on record yet.
+        self.await_record(&id);
         if let Some(state) = self
             .run_state(&id)
             .filter(|state| state.status == RunStatus::Exited)
         {
             return Ok(state.exit_code);
         }
-        let row = self.store()?.container(&id)?;
-        Ok(row
-            .and_then(|row| row.last_run)
-            .map_or(0, |run| run.exit_code))
+        match self.store()?.container(&id)? {
+            Some(row) => Ok(row.last_run.map_or(0, |run| run.exit_code)),
+            None => Err(Error::NoSuchContainer { name: name.into() }),
+        }
     }
 
     /// Removes a container.

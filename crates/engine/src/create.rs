@@ -182,6 +182,9 @@ impl Engine {
                 reason: error.to_string(),
             })?;
         }
+        if !config.stop_signal.is_empty() {
+            crate::container::parse_signal(&config.stop_signal)?;
+        }
         if let crate::config::NetworkMode::Container(name) = &config.network {
             self.find(name)?;
         }
@@ -194,7 +197,16 @@ impl Engine {
         name: &str,
         platform: Option<&str>,
     ) -> Result<(ImageRow, ImageConfig), Error> {
-        let row = self.find_image(name)?;
+        let row = self.find_image(name).map_err(|error| {
+            // What cannot be the name of an image is not worth an attempt to pull it.
+            match gantry_image::reference::Reference::parse(name) {
+                Err(source) if error.is_no_such_image() => Error::Reference {
+                    name: name.into(),
+                    source,
+                },
+                _ => error,
+            }
+        })?;
         let config = ImageConfig::parse(&row.config).map_err(|source| Error::DamagedImage {
             id: row.id.clone(),
             source: Box::new(source),

@@ -126,7 +126,7 @@ impl Engine {
             Event::Exited { code } => Ok(attach.map(|_| {
                 Attachment::ended(self.roots.clone(), id.clone(), client, code, false).of_exec()
             })),
-            Event::Lost | Event::Output { .. } => Err(Error::NotRunning { id }),
+            Event::Lost | Event::Resumed | Event::Output { .. } => Err(Error::NotRunning { id }),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Images as objects: names, lists, pull, import, removal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::os::fd::OwnedFd;
 
 use gantry_image::digest::Digest;
 use gantry_image::import::{ImportChanges, ImportOptions, import};
-use gantry_image::model::{ImageConfig, Platform};
+use gantry_image::model::{DOCUMENT_LIMIT, Document, ImageConfig, Platform};
 use gantry_image::pull::{PullEvent, PullOptions, PullStatus, Pulled, pull};
 use gantry_image::reference::Reference;
 use gantry_image::registry::Credentials;
@@ -77,6 +78,17 @@ impl Engine {
         })
     }
 
+    /// The content store, with nothing removed from it until the second part is dropped.
+    fn content_to_fill(&self) -> Result<(ContentStore, OwnedFd), Error> {
+        let content = self.content()?;
+        let kept = content.keep().map_err(|source| Error::Content {
+            source: Box::new(source),
+        })?;
+        // What a process left that was killed. It is in nobody's way if it cannot be removed.
+        let _ = content.sweep();
+        Ok((content, kept))
+    }
+
     /// Pulls an image.
     ///
     /// # Errors
@@ -97,7 +109,7 @@ impl Engine {
                 reason: "expected os/architecture, such as linux/amd64".into(),
             })?),
         };
-        let content = self.content()?;
+        let (content, _kept) = self.content_to_fill()?;
         // The store is asked for first, so that a data root that cannot be written shows now.
         drop(self.store()?);
         let mut options = PullOptions::default();
@@ -185,7 +197,7 @@ impl Engine {
                 reason: "expected os/architecture, such as linux/amd64".into(),
             })?;
         }
-        let content = self.content()?;
+        let (content, _kept) = self.content_to_fill()?;
         let imported = import(&content, archive, &options).map_err(|source| Error::Import {
             source: Box::new(source),
         })?;
@@ -211,7 +223,7 @@ impl Engine {
                 && reference.tag().is_none_or(|tag| tag == "latest")
         });
         if embedded {
-            let content = self.content()?;
+            let (content, _kept) = self.content_to_fill()?;
             let made = gantry_image::embedded::install_hello_world(&content).map_err(|source| {
                 Error::Import {
                     source: Box::new(source),
@@ -351,48 +363,82 @@ impl Engine {
         if last {
             let removed = self.store()?.remove_image(&row.id)?;
             if removed {
-                self.remove_content(&row)?;
+                self.remove_unused_content()?;
                 removals.push(Removal::Deleted(row.id));
             }
         }
         Ok(removals)
     }
 
-    /// Removes the layers and blobs of an image that no other image has.
-    fn remove_content(&self, row: &ImageRow) -> Result<(), Error> {
-        let damaged = |source| Error::DamagedImage {
-            id: row.id.clone(),
-            source: Box::new(source),
-        };
+    /// Removes the layers and blobs that no image has.
+    ///
+    /// While a pull or an import is under way nothing is: what that one counts on is not on
+    /// record yet. The next removal catches up.
+    fn remove_unused_content(&self) -> Result<(), Error> {
         let fail = |source| Error::Content {
             source: Box::new(source),
         };
-        let config = ImageConfig::parse(&row.config).map_err(damaged)?;
         let content = self.content()?;
-        let mut kept_layers = Vec::new();
-        let mut kept_blobs = Vec::new();
-        for other in self.store()?.images()? {
-            kept_layers.extend(
-                ImageConfig::parse(&other.config)
-                    .map_err(damaged)?
-                    .rootfs
-                    .diff_ids,
-            );
-            kept_blobs.extend(blobs_of(&content, &other));
+        let Some(_claim) = content.claim().map_err(fail)? else {
+            return Ok(());
+        };
+        let mut kept_layers = BTreeSet::new();
+        let mut kept_blobs = BTreeSet::new();
+        let (images, tags) = {
+            let store = self.store()?;
+            (store.images()?, store.tags()?)
+        };
+        for row in &images {
+            let config = ImageConfig::parse(&row.config).map_err(|source| Error::DamagedImage {
+                id: row.id.clone(),
+                source: Box::new(source),
+            })?;
+            kept_layers.extend(config.rootfs.diff_ids);
+            kept_blobs.extend(row.id.parse::<Digest>());
+            kept_blobs.extend(row.manifest.parse::<Digest>());
         }
-        for layer in &config.rootfs.diff_ids {
-            let there = content.has_layer(layer).map_err(fail)?;
-            if there && !kept_layers.contains(layer) {
-                content.remove_layer(layer).map_err(fail)?;
+        kept_blobs.extend(
+            tags.iter()
+                .filter_map(|tag| tag.digest.parse::<Digest>().ok()),
+        );
+        keep_referred(&content, &mut kept_blobs);
+        for layer in content.list_layers().map_err(fail)? {
+            if !kept_layers.contains(&layer) {
+                content.remove_layer(&layer).map_err(fail)?;
             }
         }
-        for blob in blobs_of(&content, row) {
-            let there = content.has_blob(&blob).map_err(fail)?;
-            if there && !kept_blobs.contains(&blob) {
+        for blob in content.list_blobs().map_err(fail)? {
+            if !kept_blobs.contains(&blob) {
                 content.remove_blob(&blob).map_err(fail)?;
             }
         }
         Ok(())
+    }
+}
+
+/// Adds the blobs that manifests and indexes among `blobs` refer to.
+fn keep_referred(content: &ContentStore, blobs: &mut BTreeSet<Digest>) {
+    let mut open: Vec<Digest> = blobs.iter().copied().collect();
+    while let Some(digest) = open.pop() {
+        // What is not there, or is no document but a configuration, refers to nothing.
+        let Ok(bytes) = content.read_blob(&digest, DOCUMENT_LIMIT) else {
+            continue;
+        };
+        let referred: Vec<Digest> = match Document::parse(&bytes, None) {
+            Ok(Document::Manifest(manifest)) => manifest
+                .layers
+                .into_iter()
+                .map(|layer| layer.digest)
+                .collect(),
+            Ok(Document::Index(index)) => {
+                let entries = index.manifests.into_iter().map(|entry| entry.digest);
+                let new: Vec<Digest> = entries.filter(|entry| !blobs.contains(entry)).collect();
+                open.extend(&new);
+                new
+            }
+            Err(_) => continue,
+        };
+        blobs.extend(referred);
     }
 }
 
@@ -410,21 +456,4 @@ fn names(tag: &TagRow, name: &str) -> bool {
         Some(digest) => digest == tag.digest,
         None => reference.tag().unwrap_or_default() == tag.tag,
     }
-}
-
-/// Blobs of an image: manifest, configuration, layers.
-fn blobs_of(content: &ContentStore, row: &ImageRow) -> Vec<Digest> {
-    const MANIFEST_LIMIT: u64 = 4 << 20;
-    let mut blobs: Vec<Digest> = row.id.parse().into_iter().collect();
-    let Ok(manifest) = row.manifest.parse::<Digest>() else {
-        return blobs;
-    };
-    if let Ok(bytes) = content.read_blob(&manifest, MANIFEST_LIMIT)
-        && let Ok(gantry_image::model::Document::Manifest(document)) =
-            gantry_image::model::Document::parse(&bytes, None)
-    {
-        blobs.extend(document.layers.into_iter().map(|layer| layer.digest));
-    }
-    blobs.push(manifest);
-    blobs
 }

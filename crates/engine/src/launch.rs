@@ -208,7 +208,7 @@ impl Engine {
                 });
                 Ok((attachment, Vec::new()))
             }
-            Event::Lost | Event::Output { .. } => Err(Error::Supervisor {
+            Event::Lost | Event::Resumed | Event::Output { .. } => Err(Error::Supervisor {
                 id,
                 source: io::ErrorKind::ConnectionReset.into(),
             }),

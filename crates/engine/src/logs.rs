@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use gantry_supervisor::log::older;
@@ -64,43 +64,15 @@ impl Engine {
     ) -> Result<(), Error> {
         let id = self.known(name)?.id;
         let path = self.roots.log(&id);
-        // The present file is opened first: what is rotated away meanwhile is followed.
-        let Some(mut current) = open(&path)? else {
-            return if options.follow {
-                self.follow_from(&id, &path, None, options, sink)
-            } else {
-                Ok(())
-            };
-        };
-        let mut files = Vec::new();
-        let present = current
-            .metadata()
-            .map(|metadata| metadata.ino())
-            .unwrap_or(0);
-        for index in (1..=1000)
-            .rev()
-            .skip_while(|&index| !older(&path, index).exists())
-        {
-            if let Some(file) = open(&older(&path, index))?
-                && file
-                    .metadata()
-                    .is_ok_and(|metadata| metadata.ino() != present)
-            {
-                files.push(file);
-            }
-        }
-        files.push(current.try_clone().map_err(|source| Error::Path {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?);
+        let mut files = open_all(&path)?;
         let skip = match options.tail {
             None => 0,
             Some(tail) => count(&mut files, &path)?.saturating_sub(tail),
         };
         let mut seen = 0;
-        for file in files {
-            let mut reader = BufReader::new(file);
+        let mut current = None;
+        for mut file in files {
+            let mut reader = BufReader::new(&file);
             let mut line = Vec::new();
             while read_line(&mut reader, &mut line, &path)? {
                 seen += 1;
@@ -109,12 +81,13 @@ impl Engine {
                 }
             }
             if let Ok(position) = reader.stream_position() {
-                // The clone shares its position with the file that is followed.
-                let _ = current.seek(SeekFrom::Start(position.saturating_sub(line.len() as u64)));
+                let whole = position.saturating_sub(line.len() as u64);
+                let _ = file.seek(SeekFrom::Start(whole));
             }
+            current = Some(file);
         }
         if options.follow {
-            self.follow_from(&id, &path, Some(current), options, sink)
+            self.follow_from(&id, &path, current, options, sink)
         } else {
             Ok(())
         }
@@ -129,6 +102,7 @@ impl Engine {
         sink: &mut dyn FnMut(LogEntry<'_>) -> bool,
     ) -> Result<(), Error> {
         let mut rest = Vec::new();
+        let mut rotated = false;
         loop {
             // Asked before reading: what is written until the end is read after it.
             let running = self.is_running(id) || self.has_supervisor(id);
@@ -147,13 +121,19 @@ impl Engine {
                         return Ok(());
                     }
                 }
-                let inode = file.metadata().map(|metadata| metadata.ino()).ok();
                 let named = std::fs::metadata(path).map(|metadata| metadata.ino()).ok();
-                if named.is_some() && named != inode {
-                    // Rotated; the old file was read to its end just now, or will be in
-                    // one more round if it grew since.
-                    current = self.next_file(path, inode)?;
-                    continue;
+                if named.is_some() && named != inode(file) {
+                    // Only now nothing is written to this file any more: it is read once
+                    // more, for what came between the last read and the rotation.
+                    if !std::mem::replace(&mut rotated, true) {
+                        continue;
+                    }
+                    if let Some(next) = next_file(path, inode(file))? {
+                        current = Some(next);
+                        rotated = false;
+                        rest.clear();
+                        continue;
+                    }
                 }
             }
             if !running
@@ -166,24 +146,59 @@ impl Engine {
             std::thread::sleep(INTERVAL);
         }
     }
+}
 
-    /// The file that came after the one with this inode: several rotations may have
-    /// happened since it was looked at.
-    fn next_file(&self, path: &Path, inode: Option<u64>) -> Result<Option<File>, Error> {
-        let mut newer = PathBuf::from(path);
-        for index in 1..=1000 {
-            let candidate = older(path, index);
-            match std::fs::metadata(&candidate) {
-                Ok(metadata) if Some(metadata.ino()) == inode => break,
-                Ok(_) => newer = candidate,
-                Err(_) => {
-                    newer = path.into();
+/// Every file of a log, the oldest first.
+///
+/// They are opened from the newest on: a rotation moves files towards the older names, so
+/// that one may be met twice but none is missed.
+fn open_all(path: &Path) -> Result<Vec<File>, Error> {
+    let mut files: Vec<File> = open(path)?.into_iter().collect();
+    each_older(path, |file| {
+        if !files.iter().any(|known| inode(known) == inode(&file)) {
+            files.push(file);
+        }
+        true
+    })?;
+    files.reverse();
+    Ok(files)
+}
+
+/// The file that came after the one with this inode, or after the oldest one that is left:
+/// several rotations may have happened since it was looked at.
+fn next_file(path: &Path, last: Option<u64>) -> Result<Option<File>, Error> {
+    let mut newer = open(path)?;
+    each_older(path, |file| {
+        let found = inode(&file) == last;
+        if !found {
+            newer = Some(file);
+        }
+        !found
+    })?;
+    Ok(newer)
+}
+
+/// Opens the older files of a log one after the other, until `visit` says false.
+fn each_older(path: &Path, mut visit: impl FnMut(File) -> bool) -> Result<(), Error> {
+    let mut missing = 0;
+    for index in 1.. {
+        match open(&older(path, index))? {
+            Some(file) => {
+                missing = 0;
+                if !visit(file) {
                     break;
                 }
             }
+            // One is missing in the midst of a rotation, or after a death there.
+            None if missing == 1 => break,
+            None => missing += 1,
         }
-        open(&newer)
     }
+    Ok(())
+}
+
+fn inode(file: &File) -> Option<u64> {
+    file.metadata().map(|metadata| metadata.ino()).ok()
 }
 
 fn open(path: &Path) -> Result<Option<File>, Error> {

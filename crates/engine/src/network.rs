@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use gantry_network::attach::{BridgeLink, ensure_bridge};
 use gantry_network::firewall::{self, BridgeSpec};
@@ -11,6 +12,8 @@ use gantry_network::ipam::{DEFAULT_POOLS, FALLBACK_POOL, Subnet, next_address, p
 use gantry_network::netlink::{Family, Socket};
 use gantry_network::{route, sysctl};
 use gantry_supervisor::order::{BridgeOrder, NetworkOrder, PortOrder};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::Engine;
 use crate::config::{ContainerConfig, NetworkMode};
@@ -38,6 +41,8 @@ impl Engine {
     }
 
     fn bridge_order(&self, sandbox: &str, config: &ContainerConfig) -> Result<NetworkOrder, Error> {
+        // From the choice of a subnet to the route to it.
+        let _choosing = self.settle_subnet()?;
         let (bridge, subnet, gateway) = self.default_network()?;
         let leased = self.store()?.lease(DEFAULT, sandbox, |used, last| {
             let taken = |address: Ipv4Addr| used.binary_search(&u32::from(address)).is_ok();
@@ -53,6 +58,39 @@ impl Engine {
             gateway,
             ports: port_orders(config),
         }))
+    }
+
+    /// Sees to it that the subnet is nobody else's before the bridge is made. The result keeps
+    /// other installations from choosing meanwhile; there is none where the bridge is made
+    /// already.
+    fn settle_subnet(&self) -> Result<Option<OwnedFd>, Error> {
+        let bridge = self.roots.bridge();
+        let net = sysctl::open().map_err(|error| failed(&chain(&error)))?;
+        let is_made = || {
+            sysctl::routes_localnet(net.as_fd(), &bridge).map_err(|error| failed(&chain(&error)))
+        };
+        if is_made()? {
+            return Ok(None);
+        }
+        let lock = lock_namespace()?;
+        let mut socket = Socket::open(Family::Route).map_err(|error| failed(&chain(&error)))?;
+        let half_made = gantry_network::link::find(&mut socket, &bridge)
+            .map_err(|error| failed(&chain(&error)))?
+            .is_some();
+        if is_made()? || half_made {
+            return Ok(Some(lock));
+        }
+        // After a reboot or a reset somebody else may have what the record says.
+        let (_, subnet, _) = self.default_network()?;
+        let routes = route::host_subnets(&mut socket).map_err(|error| failed(&chain(&error)))?;
+        let taken = |route: &Subnet| route.prefix_length() > 0 && route.overlaps(subnet);
+        if routes.iter().any(taken) {
+            let subnet = free_subnet()?;
+            let (gateway, _) = subnet.hosts();
+            self.store()?
+                .renumber(DEFAULT, &subnet.to_string(), &gateway.to_string())?;
+        }
+        Ok(Some(lock))
     }
 
     /// Bridge, subnet and gateway of the default network.
@@ -129,6 +167,26 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// A lock that everybody has in common who chooses subnets in this network namespace: on the
+/// namespace itself. Any user may take it, so nobody is waited for very long.
+fn lock_namespace() -> Result<OwnedFd, Error> {
+    const PATH: &str = "/proc/self/ns/net";
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let refuse = |error: std::io::Error| failed(&format!("cannot lock {PATH}: {error}"));
+    let lock = OwnedFd::from(fs::File::open(PATH).map_err(refuse)?);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(Errno::WOULDBLOCK) => return Ok(lock),
+            Err(errno) => return Err(refuse(errno.into())),
+        }
+    }
 }
 
 /// A subnet that neither a route of the host nor another installation has.

@@ -347,10 +347,36 @@ fn linux(
         resources: Some(resources(config)),
         sysctl: config.sysctls.clone(),
         seccomp: seccomp_profile(&config.security, allowed)?,
-        masked_paths: list(&MASKED),
+        masked_paths: list(&MASKED)
+            .into_iter()
+            .chain(if privileged {
+                Vec::new()
+            } else {
+                thermal_paths()
+            })
+            .collect(),
         readonly_paths: list(&READ_ONLY),
         ..Linux::default()
     })
+}
+
+/// Counters of each processor's throttling, which tell of the work of others
+/// (GHSA-6fw5-f8r9-fgfm). A system that has them at all has them for its first processor.
+fn thermal_paths() -> Vec<String> {
+    const PROCESSORS: &str = "/sys/devices/system/cpu";
+    let of = |name: &str| format!("{PROCESSORS}/{name}/thermal_throttle");
+    if !std::path::Path::new(&of("cpu0")).exists() {
+        return Vec::new();
+    }
+    let names = std::fs::read_dir(PROCESSORS).into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| {
+            name.strip_prefix("cpu")
+                .is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        })
+        .map(|name| of(&name))
+        .collect()
 }
 
 /// The system call filter of a container.

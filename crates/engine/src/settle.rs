@@ -65,7 +65,7 @@ impl Engine {
     /// Waits for what a living supervisor is about to put on record: a start whose client
     /// died goes on there (one that never began is told apart by the supervisor's lock), and
     /// between an end and the record of its exit code anybody may come by.
-    fn await_record(&self, id: &str) {
+    pub(crate) fn await_record(&self, id: &str) {
         let until = Instant::now() + PATIENCE;
         let pending = || match self.run_state(id) {
             None => self.roots.container_run(id).exists(),

@@ -8,7 +8,7 @@
 //! `synchronous=FULL`, the rest with `NORMAL`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
@@ -31,6 +31,25 @@ pub enum Durability {
     Full,
     /// It outlives the death of any process.
     Normal,
+}
+
+/// Repeats what finds the store busy. SQLite's own waiting does not cover the moment in which
+/// another process turns the log of a new store on.
+fn patiently<T>(
+    mut step: impl FnMut() -> Result<T, rusqlite::Error>,
+) -> Result<T, rusqlite::Error> {
+    let until = Instant::now() + BUSY;
+    loop {
+        match step() {
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                    && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The store.
@@ -187,10 +206,12 @@ impl Store {
             connection,
             path: path.clone(),
         };
-        let version: i64 = store
-            .connection
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(fail)?;
+        let version: i64 = patiently(|| {
+            store
+                .connection
+                .query_row("PRAGMA user_version", [], |row| row.get(0))
+        })
+        .map_err(fail)?;
         if version == 0 {
             store.create_tables()?;
         } else if version > SCHEMA {
@@ -205,9 +226,7 @@ impl Store {
             path: path.clone(),
             source,
         };
-        self.connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .map_err(fail)?;
+        patiently(|| self.connection.pragma_update(None, "journal_mode", "WAL")).map_err(fail)?;
         self.connection
             .pragma_update(None, "synchronous", "FULL")
             .map_err(fail)?;
@@ -717,6 +736,24 @@ impl Store {
                 )
                 .map_err(fail)?;
             transaction.query_row(query, [name], read).map_err(fail)
+        })
+    }
+
+    /// Gives a network another subnet, unless an address of it is leased; whether it has it now.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn renumber(&mut self, name: &str, subnet: &str, gateway: &str) -> Result<bool, Error> {
+        let path = self.path.clone();
+        self.write(Durability::Full, |transaction| {
+            let changed = transaction
+                .execute(
+                    "UPDATE networks SET subnet = ?2, gateway = ?3, last_address = 0
+                     WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM leases WHERE network = ?1)",
+                    params![name, subnet, gateway],
+                )
+                .map_err(|source| Error::Store { path, source })?;
+            Ok(changed > 0)
         })
     }
 

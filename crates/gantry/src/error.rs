@@ -101,7 +101,11 @@ impl CliError {
         while let Some(error) = source {
             let text = without_number(error.to_string());
             // Some errors of libraries repeat their source in their own text.
-            if !line.ends_with(&text) {
+            let plain = match text.strip_prefix("Error code ") {
+                Some(rest) => rest.split_once(": ").map_or(rest, |(_, plain)| plain),
+                None => &text,
+            };
+            if !line.ends_with(plain) {
                 line.push_str(": ");
                 line.push_str(&text);
             }

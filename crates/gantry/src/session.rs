@@ -2,6 +2,7 @@
 //! container's on the other, until one of them ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use gantry_sys::signal::SignalFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,6 +19,9 @@ const PIPE_CHUNK: usize = 4096;
 const TERMINAL_CHUNK: usize = 256;
 /// Largest read of standard input.
 const INPUT: usize = 32 << 10;
+
+/// How long a program may take to accept what was typed before the detach keys.
+const LAST_INPUT: Duration = Duration::from_millis(200);
 
 /// The far side of a session.
 pub trait Peer {
@@ -303,6 +307,7 @@ pub fn run<P: Peer>(
                     (output.bytes, output.done) = (bytes, 0);
                 }
                 AttachEvent::Exited { code } => return Ok(End::Exited(code)),
+                AttachEvent::Resumed => {}
                 AttachEvent::Closed => return Ok(End::Closed),
             }
         }

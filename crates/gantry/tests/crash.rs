@@ -2,8 +2,14 @@
 
 mod support;
 
+#[path = "crash/kills.rs"]
+mod kills;
 #[path = "crash/pair.rs"]
 mod pair;
+#[path = "crash/points.rs"]
+mod points;
+#[path = "crash/state.rs"]
+mod state;
 #[path = "crash/survival.rs"]
 mod survival;
 

@@ -2,6 +2,11 @@
 //! groups): every one that was published elsewhere must fail here. Each test names the
 //! advisory whose flaw it would show.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of a test fail as the test does"
+)]
+
 mod escapes;
 mod support;
 
@@ -118,22 +123,18 @@ fn r01_programs_of_the_host_cannot_be_overwritten() {
         ];
         arguments.extend(kind);
         arguments.extend(["--entrypoint", "/probe", "self", "hunt"]);
-        let seconds = if long() { "120" } else { "4" };
-        arguments.push(seconds);
+        arguments.push("/stop");
         run(&mut own.command(&arguments));
         let rounds = if long() { 1000 } else { 100 };
         for round in 0..rounds {
             // Every other one runs the supervisor's file inside, for longer to be seen.
             let program = if round % 2 == 0 { "/evil" } else { "/bin/true" };
             let output = own.command(&["exec", name, program]).output().unwrap();
-            let ended = text(&output.stderr).contains("not running");
-            assert!(
-                !ended,
-                "the hunter has ended before the last of {rounds} execs: {round}"
-            );
+            let said = text(&output.stderr);
+            assert!(!said.contains("not running"), "round {round}: {said}");
         }
-        let mut wait = own.command(&["wait", name]);
-        run(&mut wait);
+        run(&mut own.command(&["exec", name, "touch", "/stop"]));
+        run(&mut own.command(&["wait", name]));
         let log = run(&mut own.command(&["logs", name]));
         assert!(log.contains("written 0"), "{kind:?}: {log}");
         assert_eq!(before, own.sums(), "after the hunt with {kind:?}");
@@ -152,20 +153,42 @@ fn r01_a_privileged_container_cannot_lift_the_protection() {
     fs::create_dir(&shared).unwrap();
     let shared_flag = format!("{}:/shared", shared.display());
     let start = |name: &str, extra: &[&str], script: &str| {
-        let mut arguments = vec!["run", "-d", "--name", name, "--network", "none", "--privileged"];
+        let mut arguments = vec![
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--network",
+            "none",
+            "--privileged",
+        ];
         arguments.extend(["-v", &flag, "-v", &shared_flag]);
         arguments.extend(extra);
         arguments.extend(["busybox", "sh", "-c", script]);
         run(&mut own.command(&arguments));
     };
     let said = |file: &str| fs::read_to_string(shared.join(file)).unwrap_or_default();
-    start("keeper", &[], "/probe overwrite /shared/socket > /shared/kept; exec sleep 1000");
+    start(
+        "keeper",
+        &[],
+        "/probe overwrite /shared/socket > /shared/kept; exec sleep 1000",
+    );
     wait_until("the keeper's socket", || shared.join("socket").exists());
     // With an init PID 1 is a process that runs from the supervisor's file.
-    start("lifter", &["--init"], "/probe unseal /proc/1/exe /shared/socket > /shared/tried; exec sleep 1000");
-    wait_until("the file to be handed over", || said("kept").contains("received 0"));
+    start(
+        "lifter",
+        &["--init"],
+        "/probe unseal /proc/1/exe /shared/socket > /shared/tried; exec sleep 1000",
+    );
+    wait_until("the file to be handed over", || {
+        said("kept").contains("received 0")
+    });
     let tried = attempts(&said("tried"));
-    assert_eq!(tried[0], ("open".to_owned(), 0), "nothing was tried: {tried:?}");
+    assert_eq!(
+        tried[0],
+        ("open".to_owned(), 0),
+        "nothing was tried: {tried:?}"
+    );
     for (attempt, error) in &tried[1..] {
         assert_ne!(*error, 0, "{attempt} succeeded");
     }
@@ -173,12 +196,24 @@ fn r01_a_privileged_container_cannot_lift_the_protection() {
     // A file that is being executed cannot be written anyway; when all its processes are
     // gone, only the read-only mount protects it.
     run(&mut own.command(&["rm", "-f", "lifter"]));
-    for supervisor in installation.supervisors() {
-        let _ = Command::new("kill").args(["-9", &supervisor.to_string()]).status();
-    }
-    wait_until("the attempt to overwrite", || said("kept").contains("overwrite"));
+    // Both of a pair at once: either alone is replaced by the other.
+    wait_until("the death of the supervisors", || {
+        let mut command = Command::new("kill");
+        command
+            .arg("-9")
+            .args(installation.supervisors().iter().map(i32::to_string));
+        let _ = command.output();
+        installation.supervisors().is_empty()
+    });
+    wait_until("the attempt to overwrite", || {
+        said("kept").contains("overwrite")
+    });
     let kept = attempts(&said("kept"));
-    assert_eq!(kept.last().unwrap(), &("overwrite".to_owned(), EROFS), "{kept:?}");
+    assert_eq!(
+        kept.last().unwrap(),
+        &("overwrite".to_owned(), EROFS),
+        "{kept:?}"
+    );
     assert_eq!(before, own.sums(), "after all of ours have ended");
     run(&mut own.command(&["rm", "-f", "keeper"]));
 }
@@ -290,7 +325,7 @@ fn r04_r20_r31_links_in_the_image_lead_nowhere() {
                     link(root, name, &format!("{target}{below}"));
                 }
             });
-            let look = "stat -c '%F %t:%T' /dev/null /dev/ptmx; stat -f -c %T /dev; cat /dev/stdin /etc/hosts";
+            let look = "stat -c '%F %t:%T' /dev/null /dev/ptmx; stat -f -c %T /dev; cat /etc/hosts; ls /dev/";
             for flags in [&[][..], &["-t"]] {
                 let mut arguments = vec!["run", "--rm", "--network", "none"];
                 arguments.extend(flags);
@@ -308,7 +343,9 @@ fn r04_r20_r31_links_in_the_image_lead_nowhere() {
                             "{error}"
                         );
                     }
-                    // Everything else is a matter of the image's own; the container has its real /dev.
+                    // Everything else is a matter of the image's own: it fails before it runs
+                    // anything, or has its real /dev.
+                    _ if said.is_empty() => assert!(!output.status.success()),
                     _ => assert!(
                         said.contains("character special file 1:3") && said.contains("tmpfs"),
                         "{arguments:?}: {said} {}",
@@ -1098,12 +1135,32 @@ fn r28_home_cannot_forge_a_user() {
     let lines = installation.shell(&[], "wc -l < /etc/passwd");
     let script = "wc -l < /etc/passwd; grep root2 /etc/passwd; echo end";
     // The first fix elsewhere looked for the two characters \\n.
-    for (home, forged) in [("/x\nroot2::0:0", true), ("/x\rroot2::0:0", true), ("/x\\nroot2", false)] {
+    for (home, forged) in [
+        ("/x\nroot2::0:0", true),
+        ("/x\rroot2::0:0", true),
+        ("/x\\nroot2", false),
+    ] {
         let variable = format!("HOME={home}");
-        let arguments = ["run", "--rm", "--network", "none", "-e", &variable, "busybox", "sh", "-c", script];
+        let arguments = [
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "-e",
+            &variable,
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ];
         let output = installation.gantry(&arguments);
         if forged {
-            assert_eq!(output.status.code(), Some(125), "{home:?}: {}", text(&output.stderr));
+            assert_eq!(
+                output.status.code(),
+                Some(125),
+                "{home:?}: {}",
+                text(&output.stderr)
+            );
         } else {
             assert_eq!(text(&output.stdout), format!("{lines}\nend"), "{home:?}");
         }

@@ -548,20 +548,21 @@ fn ranges_pair_up_and_a_range_before_one_port_means_a_free_one() {
     }
     ask(Protocol::Tcp, (Ipv4Addr::LOCALHOST, first + 1).into()).unwrap();
     ask(Protocol::Tcp, (Ipv6Addr::LOCALHOST, first + 1).into()).unwrap();
-    for (name, port) in [("a", first + 3), ("b", first + 4), ("c", first + 5)] {
+    for (name, port) in [
+        ("first", first + 3),
+        ("second", first + 4),
+        ("third", first + 5),
+    ] {
         serve(&installation, name, &["-p", &choice]);
         assert_eq!(published(&installation, name, "80/tcp"), port);
         ask(Protocol::Tcp, (Ipv4Addr::LOCALHOST, port).into()).unwrap();
     }
-    let error = installation.fails(
-        125,
-        &["run", "--name", "d", "-p", &choice, "busybox", "true"],
-    );
+    let error = installation.fails(125, &["run", "--rm", "-p", &choice, "busybox", "true"]);
     assert!(
         error.contains(&format!("from {} to {}", first + 3, first + 5)),
         "{error}"
     );
-    installation.ok(&["rm", "-f", "pairs", "a", "b", "c", "d"]);
+    installation.ok(&["rm", "-f", "pairs", "first", "second", "third"]);
     installation.assert_clean();
 }
 
@@ -586,7 +587,11 @@ fn a_port_that_is_taken_is_named_with_its_holder() {
         "true",
     ];
     let error = installation.fails(125, &flags);
-    assert_eq!(error.lines().count(), 1, "{error}");
+    assert_eq!(
+        error.lines().count(),
+        2,
+        "a line, and one with a hint: {error}"
+    );
     assert!(
         error.contains(&format!(":{taken}/tcp")) && error.contains(&holder),
         "{error}"
@@ -732,6 +737,7 @@ fn a_port_outlives_either_process_of_the_supervisor() {
             ask(Protocol::Tcp, (address, tcp).into()).unwrap();
         }
         ask(Protocol::Udp, (Ipv4Addr::LOCALHOST, udp).into()).unwrap();
+        ask(Protocol::Udp, (Ipv6Addr::LOCALHOST, udp).into()).unwrap();
         wait_until("there are two again", || {
             let now = installation.supervisors();
             now.len() == 2 && !now.contains(&killed)
@@ -758,6 +764,47 @@ fn rules_that_somebody_removed_come_back() {
     ask(Protocol::Tcp, (Ipv4Addr::LOCALHOST, port).into()).unwrap();
     installation.ok(&["rm", "-f", "server"]);
     installation.assert_clean();
+}
+
+/// Installations live side by side: each chooses a subnet that no other one has, also when
+/// they do so at the same moment, and chooses again when its own was taken meanwhile.
+#[test]
+fn installations_do_not_share_a_subnet() {
+    let installations: Vec<Installation> = (0..4).map(|_| Installation::with_busybox()).collect();
+    let run = ["run", "--rm", "busybox", "ip", "route"];
+    let subnets = |installations: &[Installation]| {
+        let running: Vec<Child> = installations
+            .iter()
+            .map(|installation| {
+                let mut command = installation.command(&run);
+                command.stdout(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        let routes = running
+            .into_iter()
+            .map(|child| text(&child.wait_with_output().unwrap().stdout));
+        let network = |routes: String| routes.lines().last().unwrap().to_owned();
+        let subnet = |line: String| line.split(' ').next().unwrap().to_owned();
+        routes.map(network).map(subnet).collect::<Vec<_>>()
+    };
+    let distinct = |subnets: &[String]| {
+        let set: std::collections::BTreeSet<_> = subnets.iter().collect();
+        assert_eq!(set.len(), subnets.len(), "{subnets:?}");
+        assert!(
+            subnets.iter().all(|subnet| subnet.contains('/')),
+            "{subnets:?}"
+        );
+    };
+    let before = subnets(&installations);
+    distinct(&before);
+    // Gives its subnet up, remembers it, and finds somebody else there.
+    let outside = Outside::new();
+    let link = format!("gto{}", outside.keeper.id());
+    // Less good than its own, which is still there: so nobody else gets between.
+    ip(&["route", "add", &before[0], "dev", &link, "metric", "5000"]);
+    installations[0].ok(&["system", "reset", "--force"]);
+    distinct(&[subnets(&installations), vec![before[0].clone()]].concat());
+    installations.iter().for_each(Installation::assert_clean);
 }
 
 #[test]

@@ -14,14 +14,35 @@ struct Screen {
 
 impl Screen {
     fn new(gantry: &Installation) -> Screen {
-        let screen = Screen { socket: gantry.root.join("tmux") };
+        let screen = Screen {
+            socket: gantry.root.join("tmux"),
+        };
         let started = Command::new("tmux")
             .arg("-S")
             .arg(&screen.socket)
-            .args(["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env", "PS1=host> ", "sh"])
+            .args([
+                "-f",
+                "/dev/null",
+                "new-session",
+                "-d",
+                "-x",
+                "80",
+                "-y",
+                "24",
+                "env",
+                "PS1=host> ",
+                "sh",
+            ])
             .env("GANTRY_DATA_ROOT", &gantry.data)
             .env("GANTRY_RUN_ROOT", &gantry.run)
-            .env("PATH", format!("{}:{}", support::bin_dir().display(), std::env::var("PATH").unwrap()))
+            .env(
+                "PATH",
+                format!(
+                    "{}:{}",
+                    support::bin_dir().display(),
+                    std::env::var("PATH").unwrap()
+                ),
+            )
             .env("LC_ALL", "C.UTF-8")
             .status()
             .expect("tmux is installed");
@@ -31,8 +52,17 @@ impl Screen {
     }
 
     fn tmux(&self, arguments: &[&str]) -> String {
-        let output = Command::new("tmux").arg("-S").arg(&self.socket).args(arguments).output().unwrap();
-        assert!(output.status.success(), "tmux {arguments:?}: {}", text(&output.stderr));
+        let output = Command::new("tmux")
+            .arg("-S")
+            .arg(&self.socket)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "tmux {arguments:?}: {}",
+            text(&output.stderr)
+        );
         text(&output.stdout)
     }
 
@@ -51,7 +81,9 @@ impl Screen {
 
     /// What is on the screen, without empty lines at the end.
     fn shows(&self) -> String {
-        self.tmux(&["capture-pane", "-p", "-J"]).trim_end().to_owned()
+        self.tmux(&["capture-pane", "-p", "-J"])
+            .trim_end()
+            .to_owned()
     }
 
     /// Waits until a text is on the screen.
@@ -77,7 +109,11 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = Command::new("tmux").arg("-S").arg(&self.socket).arg("kill-server").output();
+        let _ = Command::new("tmux")
+            .arg("-S")
+            .arg(&self.socket)
+            .arg("kill-server")
+            .output();
     }
 }
 
@@ -93,14 +129,12 @@ fn an_interactive_shell_behaves_like_one() {
     screen.types("test -t 0 && test -t 1 && test -t 2 && tty; stty size");
     screen.sees("/dev/pts/0\n24 80\n");
     // The size follows the window, and the program is told.
-    screen.types("trap 'echo resized to $(stty size)' WINCH; echo set");
-    screen.sees("\nset\n");
+    screen.types(
+        "sh -c 'trap \"stty size; exit\" WINCH; echo s\"\"et; while :; do sleep 0.05; done'",
+    );
+    screen.sees("\nset");
     screen.tmux(&["resize-window", "-x", "100", "-y", "30"]);
-    // The trap runs once the shell gets to it: after a line.
-    wait_until("the size has arrived", || {
-        screen.presses(&["Enter"]);
-        screen.shows().contains("resized to 30 100")
-    });
+    screen.sees("\n30 100\nbox>");
     // A program of the shell is interrupted, not the shell, and not the command outside.
     screen.clears("box>");
     screen.types("sleep 1000; echo status=$?");
@@ -109,7 +143,9 @@ fn an_interactive_shell_behaves_like_one() {
     });
     screen.presses(&["C-c"]);
     screen.sees("^C\nbox>");
-    wait_until("the sleep has ended", || !gantry.ok(&["exec", "shell", "ps"]).contains("sleep 1000"));
+    wait_until("the sleep has ended", || {
+        !gantry.ok(&["exec", "shell", "ps"]).contains("sleep 1000")
+    });
     // Job control works: the shell has the terminal as its own.
     screen.types("sleep 1000");
     wait_until("the sleep runs", || {
@@ -117,9 +153,18 @@ fn an_interactive_shell_behaves_like_one() {
     });
     screen.presses(&["C-z"]);
     screen.sees("Stopped");
-    screen.types("kill %1; exit 5");
+    screen.types("kill -9 %1");
+    wait_until("the sleep has ended", || {
+        !gantry.ok(&["exec", "shell", "ps"]).contains("sleep 1000")
+    });
+    // The first prompt after it only takes notice.
+    screen.types("jobs");
+    screen.sees("Killed");
+    screen.types("exit 5");
     screen.sees("host>");
-    screen.types("echo code=$?; stty -a | tr ' ' '\\n' | grep -xE -- '-?(icanon|echo|isig|opost);?' | xargs");
+    screen.types(
+        "echo code=$?; stty -a | tr ' ' '\\n' | grep -xE -- '-?(icanon|echo|isig|opost);?' | xargs",
+    );
     screen.sees("code=5");
     screen.sees("opost isig icanon echo");
     gantry.assert_clean();
@@ -166,7 +211,7 @@ fn detaching_leaves_it_running_and_attaching_comes_back() {
     screen.types("clear; gantry start -ai shell");
     screen.sees("box>");
     screen.types("stty size; exit 4");
-    screen.sees("20 90");
+    screen.sees("20 90\nhost>");
     screen.types("echo code=$?");
     screen.sees("code=4");
     gantry.ok(&["rm", "shell"]);
@@ -176,7 +221,17 @@ fn detaching_leaves_it_running_and_attaching_comes_back() {
 #[test]
 fn exec_gives_a_terminal_too() {
     let gantry = Installation::with_busybox();
-    gantry.ok(&["run", "-d", "--network", "none", "--name", "base", "busybox", "sleep", "1000"]);
+    gantry.ok(&[
+        "run",
+        "-d",
+        "--network",
+        "none",
+        "--name",
+        "base",
+        "busybox",
+        "sleep",
+        "1000",
+    ]);
     let screen = Screen::new(&gantry);
     screen.types("gantry exec -it -u app -w /tmp -e PS1='exec> ' base sh");
     screen.sees("\nexec>");
@@ -190,6 +245,12 @@ fn exec_gives_a_terminal_too() {
     });
     screen.clears("exec>");
     screen.types("cat");
+    wait_until("cat runs", || {
+        gantry
+            .ok(&["exec", "base", "ps"])
+            .lines()
+            .any(|line| line.ends_with(" cat"))
+    });
     screen.types("typed");
     screen.sees("typed\ntyped");
     screen.presses(&["C-c"]);
@@ -202,10 +263,20 @@ fn exec_gives_a_terminal_too() {
     screen.types("clear; gantry exec -it -e PS1='exec> ' base sh");
     screen.sees("\nexec>");
     screen.types("touch /tmp/up; while :; do sleep 0.1; done");
-    wait_until("the loop runs", || gantry.gantry(&["exec", "base", "test", "-e", "/tmp/up"]).status.success());
+    wait_until("the loop runs", || {
+        gantry
+            .gantry(&["exec", "base", "test", "-e", "/tmp/up"])
+            .status
+            .success()
+    });
     screen.presses(&["C-p", "C-q"]);
     screen.sees("read escape sequence");
-    assert!(gantry.ok(&["exec", "base", "ps"]).lines().any(|line| line.ends_with(" sh")));
+    assert!(
+        gantry
+            .ok(&["exec", "base", "ps"])
+            .lines()
+            .any(|line| line.ends_with(" sh"))
+    );
     gantry.ok(&["rm", "-f", "base"]);
     gantry.assert_clean();
 }
@@ -215,7 +286,16 @@ fn a_terminal_without_a_person() {
     let gantry = Installation::with_busybox();
     // One stream, with the line ends of a terminal; the log keeps it as it was.
     let output = gantry.gantry(&[
-        "run", "-t", "--network", "none", "--name", "tty", "busybox", "sh", "-c", "echo out; echo err >&2; tty",
+        "run",
+        "-t",
+        "--network",
+        "none",
+        "--name",
+        "tty",
+        "busybox",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; tty",
     ]);
     assert_eq!(text(&output.stdout), "out\r\nerr\r\n/dev/pts/0\r");
     assert_eq!(output.stderr, b"");
@@ -229,7 +309,16 @@ fn a_terminal_without_a_person() {
         assert_eq!(gantry.fails(1, arguments), "the input device is not a TTY");
     }
     // Detached with a terminal: it waits for somebody to attach.
-    gantry.ok(&["run", "-dit", "--network", "none", "--name", "waiting", "busybox", "sh"]);
+    gantry.ok(&[
+        "run",
+        "-dit",
+        "--network",
+        "none",
+        "--name",
+        "waiting",
+        "busybox",
+        "sh",
+    ]);
     let screen = Screen::new(&gantry);
     screen.types("gantry attach waiting");
     screen.types("echo $((40 + 2))");
@@ -246,7 +335,9 @@ fn ctrl_c_reaches_a_program_without_a_shell() {
     let gantry = Installation::with_busybox();
     let screen = Screen::new(&gantry);
     // Process 1 takes no signal that it does not handle; with an init it is not process 1.
-    screen.types("gantry run -it --rm --init --network none busybox sh -c 'echo u\"\"p; exec sleep 1000'");
+    screen.types(
+        "gantry run -it --rm --init --network none busybox sh -c 'echo u\"\"p; exec sleep 1000'",
+    );
     screen.sees("up");
     screen.presses(&["C-c"]);
     screen.sees("^C");

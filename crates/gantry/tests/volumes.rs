@@ -11,7 +11,16 @@ use support::{Installation, text};
 fn with_data() -> Installation {
     let gantry = Installation::with_busybox();
     gantry.ok(&[
-        "run", "--network", "none", "--name", "maker", "-v", "/ignored", "busybox", "sh", "-c",
+        "run",
+        "--network",
+        "none",
+        "--name",
+        "maker",
+        "-v",
+        "/ignored",
+        "busybox",
+        "sh",
+        "-c",
         "true",
     ]);
     gantry.ok(&["rm", "-v", "maker"]);
@@ -32,7 +41,10 @@ fn volumes(gantry: &Installation) -> Vec<String> {
 fn a_named_volume_outlives_its_containers() {
     let gantry = with_data();
     gantry.shell(&["-v", "store:/data"], "echo kept > /data/file");
-    assert_eq!(gantry.shell(&["-v", "store:/elsewhere"], "cat /elsewhere/file"), "kept");
+    assert_eq!(
+        gantry.shell(&["-v", "store:/elsewhere"], "cat /elsewhere/file"),
+        "kept"
+    );
     assert_eq!(
         gantry.shell(
             &["--mount", "type=volume,source=store,target=/data,readonly"],
@@ -41,13 +53,31 @@ fn a_named_volume_outlives_its_containers() {
         "kept\ntouch: /data/other: Read-only file system"
     );
     assert_eq!(
-        gantry.shell(&["-v", "store:/data:ro"], "touch /data/other 2>/dev/null || echo refused"),
+        gantry.shell(
+            &["-v", "store:/data:ro"],
+            "touch /data/other 2>/dev/null || echo refused"
+        ),
         "refused"
     );
     // Two containers share it at the same time.
-    gantry.ok(&["run", "-d", "--network", "none", "--name", "writer", "-v", "store:/data", "busybox", "sleep", "1000"]);
+    gantry.ok(&[
+        "run",
+        "-d",
+        "--network",
+        "none",
+        "--name",
+        "writer",
+        "-v",
+        "store:/data",
+        "busybox",
+        "sleep",
+        "1000",
+    ]);
     gantry.ok(&["exec", "writer", "sh", "-c", "echo now > /data/live"]);
-    assert_eq!(gantry.shell(&["-v", "store:/data"], "cat /data/live"), "now");
+    assert_eq!(
+        gantry.shell(&["-v", "store:/data"], "cat /data/live"),
+        "now"
+    );
     gantry.ok(&["rm", "-f", "-v", "writer"]);
     assert_eq!(volumes(&gantry), ["store"], "rm -v is about anonymous ones");
     gantry.assert_clean();
@@ -57,21 +87,42 @@ fn a_named_volume_outlives_its_containers() {
 fn a_new_volume_begins_with_what_the_image_has_there() {
     let gantry = with_data();
     // /home of the image: a directory `app` in it. Owner, mode and content come along.
-    let listing = gantry.shell(&["-v", "homes:/home"], "ls /home; touch /home/added; chown 7:8 /home; chmod 1770 /home");
+    let listing = gantry.shell(
+        &["-v", "homes:/home"],
+        "ls /home; touch /home/added; chown 7:8 /home; chmod 1770 /home",
+    );
     assert_eq!(listing, "app");
     // What is there already is not touched again.
     gantry.shell(&["-v", "homes:/home"], "rmdir /home/app");
-    assert_eq!(gantry.shell(&["-v", "homes:/home"], "ls /home; stat -c '%u:%g %a' /home"), "added\n7:8 1770");
-    assert_eq!(gantry.shell(&["-v", "homes:/bin/nothing/here"], "ls /bin/nothing/here"), "added");
+    assert_eq!(
+        gantry.shell(&["-v", "homes:/home"], "ls /home; stat -c '%u:%g %a' /home"),
+        "added\n7:8 1770"
+    );
+    assert_eq!(
+        gantry.shell(&["-v", "homes:/bin/nothing/here"], "ls /bin/nothing/here"),
+        "added"
+    );
     // Links stay links, and /etc/passwd is the image's own.
     assert_eq!(
-        gantry.shell(&["-v", "programs:/bin", "-v", "config:/etc"], "readlink /bin/cat; head -n 1 /etc/passwd; [ -x /bin/busybox ] && echo x"),
+        gantry.shell(
+            &["-v", "programs:/bin", "-v", "config:/etc"],
+            "readlink /bin/cat; head -n 1 /etc/passwd; [ -x /bin/busybox ] && echo x"
+        ),
         "busybox\nroot:x:0:0:root:/root:/bin/sh\nx"
     );
     // Asked not to, nothing is copied.
-    assert_eq!(gantry.shell(&["-v", "bare:/home:nocopy"], "ls -A /home"), "");
     assert_eq!(
-        gantry.shell(&["--mount", "type=volume,source=bare2,target=/home,volume-nocopy"], "ls -A /home"),
+        gantry.shell(&["-v", "bare:/home:nocopy"], "ls -A /home"),
+        ""
+    );
+    assert_eq!(
+        gantry.shell(
+            &[
+                "--mount",
+                "type=volume,source=bare2,target=/home,volume-nocopy"
+            ],
+            "ls -A /home"
+        ),
         ""
     );
     gantry.assert_clean();
@@ -81,10 +132,27 @@ fn a_new_volume_begins_with_what_the_image_has_there() {
 fn anonymous_volumes_go_with_their_container_when_asked() {
     let gantry = with_data();
     let tar = support::busybox_tar();
-    gantry.ok(&["import", "-c", "VOLUME /var/one", "-c", "VOLUME /var/two", tar.to_str().unwrap(), "withvolumes"]);
+    gantry.ok(&[
+        "import",
+        "-c",
+        "VOLUME /var/one",
+        "-c",
+        "VOLUME /var/two",
+        tar.to_str().unwrap(),
+        "withvolumes",
+    ]);
     let none: [String; 0] = [];
     assert_eq!(volumes(&gantry), none);
-    gantry.ok(&["run", "--rm", "--network", "none", "withvolumes", "touch", "/var/one/file", "/var/two/file"]);
+    gantry.ok(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "withvolumes",
+        "touch",
+        "/var/one/file",
+        "/var/two/file",
+    ]);
     assert_eq!(volumes(&gantry), none, "--rm takes them along");
     // Each keeps to its place over a restart.
     gantry.ok(&[
@@ -94,12 +162,22 @@ fn anonymous_volumes_go_with_their_container_when_asked() {
     assert_eq!(volumes(&gantry).len(), 3);
     for round in 2..5 {
         let output = gantry.ok(&["start", "-a", "kept"]);
-        let expected = ["/var/one", "/var/two", "/third"].map(|name| [name].repeat(round).join("\n")).join("\n");
+        let expected = ["/var/one", "/var/two", "/third"]
+            .map(|name| [name].repeat(round).join("\n"))
+            .join("\n");
         assert_eq!(output, expected);
     }
     gantry.ok(&["rm", "kept"]);
     assert_eq!(volumes(&gantry).len(), 3, "without -v they stay");
-    gantry.ok(&["create", "--name", "never-run", "--network", "none", "withvolumes", "true"]);
+    gantry.ok(&[
+        "create",
+        "--name",
+        "never-run",
+        "--network",
+        "none",
+        "withvolumes",
+        "true",
+    ]);
     assert_eq!(volumes(&gantry).len(), 5);
     gantry.ok(&["rm", "-v", "never-run"]);
     assert_eq!(volumes(&gantry).len(), 3);
@@ -114,40 +192,85 @@ fn directories_of_the_host_are_bound() {
     fs::write(directory.join("file"), "from the host\n").unwrap();
     let path = directory.to_str().unwrap();
     assert_eq!(
-        gantry.shell(&["-v", &format!("{path}:/mnt")], "cat /mnt/file; echo back > /mnt/answer; chown 12:34 /mnt/answer"),
+        gantry.shell(
+            &["-v", &format!("{path}:/mnt")],
+            "cat /mnt/file; echo back > /mnt/answer; chown 12:34 /mnt/answer"
+        ),
         "from the host"
     );
-    assert_eq!(fs::read_to_string(directory.join("answer")).unwrap(), "back\n");
+    assert_eq!(
+        fs::read_to_string(directory.join("answer")).unwrap(),
+        "back\n"
+    );
     let owner = fs::metadata(directory.join("answer")).unwrap();
     assert_eq!((owner.uid(), owner.gid()), (12, 34));
     for flags in [
         ["-v".to_owned(), format!("{path}:/mnt:ro")],
-        ["--mount".to_owned(), format!("type=bind,src={path},dst=/mnt,ro")],
+        [
+            "--mount".to_owned(),
+            format!("type=bind,src={path},dst=/mnt,ro"),
+        ],
     ] {
         let said = gantry.shell(
             &[&flags[0], &flags[1]],
             "cat /mnt/file; touch /mnt/new 2>&1; mount -o remount,rw /mnt 2>/dev/null || echo refused",
         );
-        assert_eq!(said, "from the host\ntouch: /mnt/new: Read-only file system\nrefused");
+        assert_eq!(
+            said,
+            "from the host\ntouch: /mnt/new: Read-only file system\nrefused"
+        );
     }
     assert!(!directory.join("new").exists());
     // Over a directory that the image fills: hidden, not copied.
-    assert_eq!(gantry.shell(&["-v", &format!("{path}:/home")], "ls /home"), "answer\nfile");
+    assert_eq!(
+        gantry.shell(&["-v", &format!("{path}:/home")], "ls /home"),
+        "answer\nfile"
+    );
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
     // A relative path is the caller's.
     let output = gantry
-        .command(&["run", "--rm", "--network", "none", "-v", "./bound:/mnt", "busybox", "cat", "/mnt/file"])
+        .command(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "-v",
+            "./bound:/mnt",
+            "busybox",
+            "cat",
+            "/mnt/file",
+        ])
         .current_dir(&gantry.root)
         .output()
         .unwrap();
-    assert_eq!(text(&output.stdout), "from the host", "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout),
+        "from the host",
+        "{}",
+        text(&output.stderr)
+    );
     // -v makes the directory, --mount does not.
     let fresh = gantry.root.join("fresh");
-    gantry.shell(&["-v", &format!("{}:/mnt", fresh.display())], "touch /mnt/made");
+    gantry.shell(
+        &["-v", &format!("{}:/mnt", fresh.display())],
+        "touch /mnt/made",
+    );
     assert!(fresh.join("made").exists());
     let absent = gantry.root.join("absent");
     let mount = format!("type=bind,src={},dst=/mnt", absent.display());
-    let said = gantry.fails(125, &["run", "--rm", "--network", "none", "--mount", &mount, "busybox", "true"]);
+    let said = gantry.fails(
+        125,
+        &[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--mount",
+            &mount,
+            "busybox",
+            "true",
+        ],
+    );
     assert!(said.contains(absent.to_str().unwrap()), "{said}");
     assert!(!absent.exists());
     gantry.assert_clean();
@@ -160,7 +283,10 @@ fn a_single_file_is_bound() {
     fs::write(&file, "one\n").unwrap();
     let path = file.display();
     assert_eq!(
-        gantry.shell(&["-v", &format!("{path}:/etc/app/conf")], "cat /etc/app/conf; echo two >> /etc/app/conf"),
+        gantry.shell(
+            &["-v", &format!("{path}:/etc/app/conf")],
+            "cat /etc/app/conf; echo two >> /etc/app/conf"
+        ),
         "one"
     );
     assert_eq!(fs::read_to_string(&file).unwrap(), "one\ntwo\n");
@@ -172,9 +298,15 @@ fn a_single_file_is_bound() {
         "one\ntwo\nrefused"
     );
     // In place of what Gantry itself puts there.
-    assert_eq!(gantry.shell(&["-v", &format!("{path}:/etc/hosts")], "cat /etc/hosts"), "one\ntwo");
+    assert_eq!(
+        gantry.shell(&["-v", &format!("{path}:/etc/hosts")], "cat /etc/hosts"),
+        "one\ntwo"
+    );
     // Nothing of it is in the image.
-    assert_eq!(gantry.shell(&[], "ls /etc/app 2>/dev/null || echo none"), "none");
+    assert_eq!(
+        gantry.shell(&[], "ls /etc/app 2>/dev/null || echo none"),
+        "none"
+    );
     gantry.assert_clean();
 }
 
@@ -197,10 +329,26 @@ fn mounts_nest_and_follow_no_link_out_of_the_container() {
     let victim = gantry.root.join("victim");
     fs::create_dir(&victim).unwrap();
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o777)).unwrap();
-    gantry.shell(&["-v", "links:/data"], &format!("ln -s {} /data/link", victim.display()));
+    gantry.shell(
+        &["-v", "links:/data"],
+        &format!("ln -s {} /data/link", victim.display()),
+    );
     let output = gantry.gantry(&[
-        "run", "--rm", "--network", "none", "-v", "links:/data", "--tmpfs", "/data/link/sub", "busybox", "true",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "-v",
+        "links:/data",
+        "--tmpfs",
+        "/data/link/sub",
+        "busybox",
+        "true",
     ]);
-    assert!(fs::read_dir(&victim).unwrap().next().is_none(), "{}", text(&output.stderr));
+    assert!(
+        fs::read_dir(&victim).unwrap().next().is_none(),
+        "{}",
+        text(&output.stderr)
+    );
     gantry.assert_clean();
 }

@@ -18,7 +18,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::digest::Digest;
@@ -247,6 +247,26 @@ impl Store {
             }
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(failed(errno.into())),
+        }
+    }
+
+    /// Keeps everything from being removed as long as the result lives: what a pull finds in the
+    /// store is nobody's until the image is on record. Waits for a removal that is under way.
+    pub fn keep(&self) -> Result<OwnedFd, StoreError> {
+        let failed = |errno: Errno| error_at("lock", &self.ingest_path())(errno.into());
+        let lock = open_directory(&self.ingest, ".").map_err(failed)?;
+        rustix::fs::flock(&lock, FlockOperation::LockShared).map_err(failed)?;
+        Ok(lock)
+    }
+
+    /// The right to remove what is on no record; `None` while anybody [keeps](Self::keep) it.
+    pub fn claim(&self) -> Result<Option<OwnedFd>, StoreError> {
+        let failed = |errno: Errno| error_at("lock", &self.ingest_path())(errno.into());
+        let lock = open_directory(&self.ingest, ".").map_err(failed)?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(lock)),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(failed(errno)),
         }
     }
 

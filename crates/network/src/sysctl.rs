@@ -126,13 +126,17 @@ pub fn disable_ipv6(net: BorrowedFd<'_>) -> Result<(), SysctlError> {
 /// # Errors
 /// [`SysctlError::LinkName`], [`SysctlError::Write`].
 pub fn disable_ipv6_on(net: BorrowedFd<'_>, link: &str) -> Result<(), SysctlError> {
-    match set_link(net, "ipv6", link, "disable_ipv6", "1") {
-        Err(SysctlError::Write {
-            source: Errno::NOENT,
-            ..
-        }) => Ok(()),
-        other => other,
+    // Advertisements too: they would count as soon as somebody turns IPv6 on again.
+    for (setting, value) in [("disable_ipv6", "1"), ("accept_ra", "0")] {
+        match set_link(net, "ipv6", link, setting, value) {
+            Err(SysctlError::Write {
+                source: Errno::NOENT,
+                ..
+            }) => {}
+            other => other?,
+        }
     }
+    Ok(())
 }
 
 fn set_link(

@@ -88,6 +88,9 @@ pub fn make_all(
         match &*mount.spec.kind {
             "cgroup" => cgroups(root, target.as_fd(), &destination, &mount, layout).step(failed)?,
             kind => {
+                if !["proc", "sysfs"].contains(&kind) {
+                    check_target(root, target.as_fd()).step(failed)?;
+                }
                 let made = new_mount(kind, &mount.spec.source, &mount.options).step(failed)?;
                 if mount.options.copy_up {
                     let from =
@@ -144,15 +147,11 @@ fn bind(
     destination: &str,
     mount: &PreparedMount<'_>,
 ) -> io::Result<()> {
-    // A volume on the kernel's own file systems would let its owner forge them
-    // (CVE-2015-3631, CVE-2019-16884).
+    let kernels_own = is_procfs_or_sysfs(source)?;
     let forbidden =
         destination == "/sys" || destination == "/proc" || destination.starts_with("/proc/");
-    if forbidden && !is_procfs_or_sysfs(source)? {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "only procfs and sysfs themselves may be mounted there",
-        ));
+    if forbidden && !kernels_own {
+        return Err(over_the_kernels());
     }
     let is_directory =
         FileType::from_raw_mode(rustix::fs::fstat(source)?.st_mode) == FileType::Directory;
@@ -161,6 +160,9 @@ fn bind(
     } else {
         path::make_file(root, destination)?
     };
+    if !kernels_own {
+        check_target(root, target.as_fd())?;
+    }
     if mount.options.copy_up && is_directory {
         let image = rustix::fs::openat(
             &target,
@@ -189,11 +191,42 @@ fn copy_up(image: BorrowedFd<'_>, volume: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// Refuses a mount on the kernel's own file systems, which would let its owner forge them
+/// (CVE-2015-3631, CVE-2019-16884). What was found is looked at and not its name: a link
+/// of the image, or one that another container puts into a shared volume, leads there too.
+fn check_target(root: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    if !is_procfs_or_sysfs(target)? {
+        return Ok(());
+    }
+    // Below /sys there are places for mounts, such as /sys/fs/cgroup.
+    let found = rustix::fs::fstat(target)?;
+    let top =
+        path::open_in_root(root, "/sys", OFlags::PATH).and_then(|top| Ok(rustix::fs::fstat(top)?));
+    let below_sys = is_of(target, SYSFS_MAGIC)?
+        && !top.is_ok_and(|top| (top.st_dev, top.st_ino) == (found.st_dev, found.st_ino));
+    if below_sys {
+        Ok(())
+    } else {
+        Err(over_the_kernels())
+    }
+}
+
+fn over_the_kernels() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "only procfs and sysfs themselves may be mounted there",
+    )
+}
+
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+const SYSFS_MAGIC: i64 = 0x6265_6572;
+
+fn is_of(fd: BorrowedFd<'_>, magic: i64) -> io::Result<bool> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type == magic)
+}
+
 fn is_procfs_or_sysfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-    const SYSFS_MAGIC: i64 = 0x6265_6572;
-    let magic = rustix::fs::fstatfs(fd)?.f_type;
-    Ok(magic == PROC_SUPER_MAGIC || magic == SYSFS_MAGIC)
+    Ok(is_of(fd, PROC_SUPER_MAGIC)? || is_of(fd, SYSFS_MAGIC)?)
 }
 
 /// Applies attributes and propagation to a mount that is still attached nowhere.
@@ -384,43 +417,42 @@ pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), BirthError> {
         };
         let stat = rustix::fs::fstat(&target).step(failed)?;
         let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            if empty.is_none() {
-                let data = vec![
-                    ("size".to_owned(), Some("0".to_owned())),
-                    ("nr_inodes".to_owned(), Some("1".to_owned())),
-                ];
-                let made = new_mount(
-                    "tmpfs",
-                    "tmpfs",
-                    &MountOptions {
-                        data,
-                        ..MountOptions::default()
-                    },
-                )
-                .step(failed)?;
-                set_attributes(
-                    made.as_fd(),
-                    Attributes {
-                        set: RDONLY,
-                        ..Attributes::default()
-                    },
-                    false,
-                )
-                .step(failed)?;
+            let Some(empty) = &empty else {
+                let made = empty_directory().step(failed)?;
+                attach(made.as_fd(), target.as_fd(), "").step(failed)?;
                 empty = Some(made);
-            }
-            &empty
+                continue;
+            };
+            empty
         } else {
             if null.is_none() {
                 null = Some(open_null(root).step(failed)?);
             }
-            &null
+            let Some(null) = &null else { continue };
+            null
         };
-        let Some(cover) = cover else { continue };
+        // Of a mount that is attached: one that is not can be cloned since Linux 6.15 only.
         let mount = clone_mount(cover.as_fd(), false).step(failed)?;
         attach(mount.as_fd(), target.as_fd(), "").step(failed)?;
     }
     Ok(())
+}
+
+/// A directory in which nothing is and nothing can be made, attached nowhere yet.
+fn empty_directory() -> io::Result<OwnedFd> {
+    let option = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
+    let data = vec![option("size", "0"), option("nr_inodes", "1")];
+    let options = MountOptions {
+        data,
+        ..MountOptions::default()
+    };
+    let made = new_mount("tmpfs", "tmpfs", &options)?;
+    let attributes = Attributes {
+        set: RDONLY,
+        ..Attributes::default()
+    };
+    set_attributes(made.as_fd(), attributes, false)?;
+    Ok(made)
 }
 
 /// Opens /dev/null and makes sure that it is it: a link in its place has turned the mask

@@ -92,24 +92,45 @@ pub fn make_directory(root: BorrowedFd<'_>, path: &str, mode: u32) -> io::Result
     Ok(current)
 }
 
+/// Links that are followed on the way to a file that is to be made.
+const MAX_LINKS: u32 = 16;
+
 /// Opens the file `path` below `root` as a place to mount on, making it if it is missing.
+///
+/// A link that leads nowhere is followed inside the root, and what it names is made: many
+/// images have `/etc/resolv.conf` as such a link.
 ///
 /// # Errors
 /// The kernel's.
 pub fn make_file(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    make_file_through(root, path, MAX_LINKS)
+}
+
+fn make_file_through(root: BorrowedFd<'_>, path: &str, links: u32) -> io::Result<OwnedFd> {
     match open_in_root(root, path, OFlags::PATH) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => return other,
     }
     let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let parent = make_directory(
-        root,
-        if directory.is_empty() { "/" } else { directory },
-        0o755,
-    )?;
+    let directory = if directory.is_empty() { "/" } else { directory };
+    let parent = make_directory(root, directory, 0o755)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
-    open_in_root(parent.as_fd(), name, OFlags::PATH)
+    match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) => open_in_root(parent.as_fd(), name, OFlags::PATH),
+        Err(Errno::EXIST) if links > 0 => {
+            let target = rustix::fs::readlinkat(&parent, name, Vec::new())?;
+            let target = target
+                .into_string()
+                .map_err(|_| io::ErrorKind::InvalidData)?;
+            let target = if target.starts_with('/') {
+                target
+            } else {
+                format!("{directory}/{target}")
+            };
+            make_file_through(root, &clean(&target), links - 1)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Opens a path of the host.
@@ -188,6 +209,13 @@ mod tests {
         assert!(directory.join("inner/deep/er").is_dir());
         make_file(root.as_fd(), "/x/y/file").unwrap();
         assert!(directory.join("x/y/file").is_file());
+        // As systemd's images have it: a link to what is made at run time.
+        std::os::unix::fs::symlink("../../../run/stub", directory.join("inner/resolv.conf"))
+            .unwrap();
+        make_file(root.as_fd(), "/etc/resolv.conf").unwrap();
+        assert!(directory.join("run/stub").is_file());
+        std::os::unix::fs::symlink("loop", directory.join("loop")).unwrap();
+        assert!(make_file(root.as_fd(), "/loop").is_err());
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

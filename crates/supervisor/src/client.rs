@@ -47,6 +47,9 @@ pub enum Event {
         /// Exit code by the shell's convention.
         code: i32,
     },
+    /// The connection was made anew, on another descriptor. Nothing is there to be read
+    /// yet: whoever feeds the task's input must not wait for its output.
+    Resumed,
     /// The supervisor is gone, or knows nothing of the task: what became of it is in the
     /// records.
     Lost,
@@ -69,6 +72,7 @@ pub struct Client {
     attach: Attach,
     purpose: Purpose,
     started: bool,
+    stdin_closed: bool,
     offsets: [u64; 2],
     input: Vec<u8>,
     fds: VecDeque<OwnedFd>,
@@ -155,6 +159,7 @@ impl Client {
             attach,
             purpose,
             started: false,
+            stdin_closed: false,
             offsets: [0, 0],
             input: Vec::new(),
             fds: VecDeque::new(),
@@ -199,10 +204,20 @@ impl Client {
         if let Ok(bytes) = bytes {
             let _ = protocol::send_all(&self.socket, &bytes, &[]);
         }
+        if self.stdin_closed {
+            // The process that was told may have died before it did anything about it.
+            let request = Request::CloseStdin {
+                task: self.task.clone(),
+            };
+            if let Ok(bytes) = protocol::encode_request(&request) {
+                let _ = protocol::send_all(&self.socket, &bytes, &[]);
+            }
+        }
     }
 
     /// Ends the task's standard input.
     pub fn close_stdin(&mut self) {
+        self.stdin_closed = true;
         self.send(&Request::CloseStdin {
             task: self.task.clone(),
         });
@@ -247,6 +262,9 @@ impl Client {
                     if !self.reconnect() {
                         return Ok(Event::Lost);
                     }
+                    if self.started {
+                        return Ok(Event::Resumed);
+                    }
                 }
             }
         }
@@ -279,7 +297,7 @@ impl Client {
                 warnings,
             }) => {
                 if self.started {
-                    return None;
+                    return Some(Event::Resumed);
                 }
                 self.started = true;
                 self.offsets = offsets;

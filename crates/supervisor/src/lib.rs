@@ -10,6 +10,7 @@ pub mod order;
 pub mod protocol;
 mod proxy;
 pub mod record;
+mod relay;
 pub mod socket;
 pub mod stream;
 pub mod task;

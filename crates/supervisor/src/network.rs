@@ -239,6 +239,8 @@ pub fn configure_inside(
             // Without IPv6 of its own a network must not take any from a router that
             // somebody else announces (CVE-2020-13401, CVE-2024-32473).
             sysctl::disable_ipv6(net.as_fd()).map_err(|error| chain(&error))?;
+            // The link is there already, and accept_ra of "all" does not reach it.
+            sysctl::disable_ipv6_on(net.as_fd(), "eth0").map_err(|error| chain(&error))?;
             let link = ContainerLink {
                 name: "eth0",
                 address: bridge.address,

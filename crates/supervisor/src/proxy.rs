@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use crate::order::PublishedPort;
+use crate::relay::Relay;
 use crate::task::Task;
 
 /// Most connections at once; more wait in the socket's queue.
@@ -22,6 +23,7 @@ const MAX_CONNECTIONS: usize = 512;
 pub struct Proxies {
     listeners: Vec<Listener>,
     connections: Vec<Connection>,
+    relays: Vec<Relay>,
     target: Option<Ipv4Addr>,
 }
 
@@ -65,6 +67,7 @@ impl Proxies {
                 .and_then(|text| text.parse().ok());
         }
         for socket in &task.ports {
+            self.relays.extend(relay(task, socket));
             if !rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false) {
                 continue;
             }
@@ -90,16 +93,14 @@ impl Proxies {
 
     /// Lets go of ports. Connections that are open go on to their own end.
     pub fn remove(&mut self, ports: &[PublishedPort]) {
-        self.listeners.retain(|listener| {
-            ports
-                .iter()
-                .all(|port| port.host_port != listener.host_port)
-        });
+        let goes = |host_port| ports.iter().any(|port| port.host_port == host_port);
+        self.listeners.retain(|listener| !goes(listener.host_port));
+        self.relays.retain(|relay| !goes(relay.host_port));
     }
 
     /// What to wait for.
     pub fn poll_fds(&self) -> Vec<PollFd<'_>> {
-        let mut fds: Vec<PollFd<'_>> = Vec::new();
+        let mut fds: Vec<PollFd<'_>> = self.relays.iter().flat_map(Relay::poll_fds).collect();
         if self.connections.len() < MAX_CONNECTIONS {
             fds.extend(
                 self.listeners
@@ -124,6 +125,9 @@ impl Proxies {
     /// Accepts and passes on whatever can be now.
     pub fn work(&mut self) {
         if let Some(target) = self.target {
+            for relay in &mut self.relays {
+                relay.work(target);
+            }
             for listener in &self.listeners {
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 while self.connections.len() < MAX_CONNECTIONS {
@@ -145,7 +149,22 @@ impl Proxies {
     }
 }
 
+/// The relay of a reserved socket, if it is one for datagrams on an IPv6 address.
+fn relay(task: &Task, socket: &OwnedFd) -> Option<Relay> {
+    if rustix::net::sockopt::socket_type(socket) != Ok(SocketType::DGRAM) {
+        return None;
+    }
+    let address = SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()?;
+    let mut ports = task.record.ports.iter();
+    let port = ports.find(|port| port.host_port == address.port() && port.protocol == "udp")?;
+    let socket = socket.try_clone().ok().filter(|_| address.is_ipv6())?;
+    Some(Relay::new(socket, port.host_port, port.container_port))
+}
+
 fn connect(client: OwnedFd, target: Ipv4Addr, port: u16) -> Option<Connection> {
+    // When the container hangs up first, TIME_WAIT is ours. It must not keep the port from
+    // being bound again by the next start (`gantry_network::ports`).
+    let _ = rustix::net::sockopt::set_socket_reuseaddr(&client, true);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let server =
         rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).ok()?;
@@ -171,8 +190,13 @@ fn connect(client: OwnedFd, target: Ipv4Addr, port: u16) -> Option<Connection> {
 impl Half {
     fn pass_on(&mut self) {
         const PART: usize = 64 * 1024;
+        /// A connection that never runs dry must not keep the supervisor from the rest.
+        const ROUNDS: usize = 16;
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        while !self.done {
+        for _ in 0..ROUNDS {
+            if self.done {
+                return;
+            }
             if self.held == 0 && !self.ended {
                 match rustix::pipe::splice(&self.from, None, &self.pipe.1, None, PART, flags) {
                     Ok(0) => self.ended = true,

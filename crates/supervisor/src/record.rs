@@ -1,7 +1,8 @@
 //! Records in the run root, replaced as a whole.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::order::RunState;
@@ -42,7 +43,15 @@ pub fn read_state(directory: &Path) -> io::Result<Option<RunState>> {
 /// The kernel's.
 pub fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = directory.join(format!(".{name}.new"));
-    fs::write(&temporary, bytes)?;
+    // The mode does not depend on the umask of whoever starts a container.
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    drop(file);
     fs::rename(&temporary, directory.join(name))
 }
 

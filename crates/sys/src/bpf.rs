@@ -115,9 +115,33 @@ pub fn load(
     }
     // SAFETY: Instruction has the layout of bpf_insn, the count is the slice's, the
     // license ends in a zero byte, there is no log, and the kernel only reads.
-    let fd = unsafe { bpf(PROG_LOAD, &mut attributes) }?;
+    let loaded = unsafe { bpf(PROG_LOAD, &mut attributes) };
+    let fd = match loaded {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EACCES)) => {
+            return Err(explain(&mut attributes, error));
+        }
+        other => other?,
+    };
     // SAFETY: on success the kernel returns a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The verifier's own words on why it refuses a program, which it gives when asked.
+fn explain(attributes: &mut LoadAttributes, error: io::Error) -> io::Error {
+    let mut log = vec![0u8; 64 * 1024];
+    attributes.log_level = 1;
+    attributes.log_size = log.len() as u32;
+    attributes.log_buffer = log.as_mut_ptr() as u64;
+    // SAFETY: as in `load`, and the kernel writes at most `log_size` bytes to the log.
+    if let Ok(fd) = unsafe { bpf(PROG_LOAD, attributes) } {
+        // SAFETY: a new descriptor that nobody else owns, and nobody needs.
+        drop(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
+    }
+    let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+    let text = String::from_utf8_lossy(&log[..end]);
+    let mut lines: Vec<&str> = text.lines().rev().take(4).collect();
+    lines.reverse();
+    io::Error::new(error.kind(), format!("{error}: {}", lines.join("; ")))
 }
 
 /// Attaches a program to a control group, in place of `replaced` if given (kernel 5.6).

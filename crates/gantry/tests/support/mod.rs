@@ -2,6 +2,10 @@
 //! test fails.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of a test fail as the test does"
+)]
 
 use std::fs;
 use std::io::Write;

@@ -257,7 +257,11 @@ fn host_routes_are_seen() {
 fn settings_are_those_of_the_thread_s_namespace() {
     let (one, two) = (Namespace::new(), Namespace::new());
     for host in [&one, &two] {
-        host.run(|| ensure_bridge(&mut socket(), &BRIDGE).unwrap());
+        host.run(|| {
+            // A new namespace begins with the setting of the first one.
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+            ensure_bridge(&mut socket(), &BRIDGE).unwrap();
+        });
     }
     let read = |host: &Namespace, path: &str| {
         host.run(|| std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap())

@@ -64,6 +64,8 @@ impl World {
         world.connect_outside();
         world.host.run(|| {
             let net = sysctl::open().unwrap();
+            // A new namespace begins with the setting of the first one.
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
             assert!(sysctl::enable_forwarding(net.as_fd()).unwrap());
             assert!(!sysctl::enable_forwarding(net.as_fd()).unwrap());
             for bridge in [first, SECOND] {

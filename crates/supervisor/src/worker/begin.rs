@@ -9,6 +9,7 @@ use gantry_runtime::cgroup::{Group, Layout};
 use gantry_runtime::enter::{self, EnterPlan};
 use gantry_runtime::rootfs::{Overlay, RootSource};
 use gantry_runtime::spec::{Linux, NamespaceKind};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::network;
 use crate::order::{BirthOrder, ExecOrder, NetworkOrder, PROTOCOL, RunState, RunStatus};
@@ -234,8 +235,12 @@ impl Worker {
         let id = order.container.clone();
         self.shared.tasks.insert(id.clone(), task);
         if let Err(message) = connected {
+            // A child that has failed by then has no namespaces left; its own report, which
+            // went before, says why.
+            let birth = self.shared.tasks.get(&id).and_then(|task| task.birth.as_ref());
+            let told = birth.and_then(early_failure);
             self.abandon(&id);
-            return Err(message.into());
+            return Err(told.unwrap_or_else(|| message.into()));
         }
         Ok(())
     }
@@ -500,6 +505,26 @@ impl Worker {
             },
             &[],
         );
+    }
+}
+
+/// What a child has said of its failure, without waiting for any word of it.
+fn early_failure(birth: &Birth) -> Option<Failure> {
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let channel = birth.as_fd();
+    loop {
+        let mut fds = [PollFd::new(&channel, PollFlags::IN)];
+        if !poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) {
+            return None;
+        }
+        match birth.news() {
+            News::Failed(error) => return Some(error.into()),
+            News::Warning(_) | News::Terminal(_) => {}
+            News::Prepared | News::Running => return None,
+        }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Connection {
     pub waits: Vec<String>,
     /// Whether the client is gone.
     pub gone: bool,
+    /// Whether nothing follows what is queued.
+    pub finished: bool,
 }
 
 impl Connection {
@@ -58,6 +60,7 @@ impl Connection {
             watch: None,
             waits: Vec::new(),
             gone: false,
+            finished: false,
         })
     }
 
@@ -71,6 +74,12 @@ impl Connection {
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         !self.output.is_empty()
+    }
+
+    /// Whether it can be closed.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.gone || (self.finished && !self.is_blocked())
     }
 
     /// Reads what has arrived and returns the whole requests in it.

@@ -74,6 +74,8 @@ impl Worker {
             if watching || connection.waits.iter().any(|task| task == id) {
                 connection.reply(&Reply::Exited { code }, None);
                 connection.waits.retain(|task| task != id);
+                // Its client waits for that, also where the sandbox lives on with others.
+                connection.finished |= watching;
             }
         }
         self.shared.watchers.retain(|_, (task, _)| task != id);
