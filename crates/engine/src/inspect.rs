@@ -22,6 +22,13 @@ impl Engine {
         let row = self.find(name)?;
         let config = self.config_of(&row)?;
         let state = self.run_state(&row.id);
+        // An end that was settled meanwhile is in the row, which has to be read after the
+        // record.
+        let row = if state.is_none() {
+            self.find(&row.id)?
+        } else {
+            row
+        };
         let life = Life::of_row(&row, state.as_ref());
         let words: Vec<&String> = config.entrypoint.iter().chain(&config.cmd).collect();
         let volumes = self.volumes_of(&row, &config)?;

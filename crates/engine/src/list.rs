@@ -162,11 +162,17 @@ impl Engine {
                 .filter(|container| all || container.state == "running")
                 .collect());
         }
+        // Records first: an end is put into the row before its record goes, so that one of
+        // the two is seen whenever somebody settles it meanwhile.
+        let states = self.run_states();
+        let states: BTreeMap<&str, &RunState> = states
+            .iter()
+            .map(|state| (state.container.as_str(), state))
+            .collect();
         let rows = self.store()?.containers()?;
         let mut summaries = Vec::with_capacity(rows.len());
         for row in rows {
-            let state = self.run_state(&row.id);
-            let life = Life::of_row(&row, state.as_ref());
+            let life = Life::of_row(&row, states.get(row.id.as_str()).copied());
             if all || life.state == "running" {
                 let config = self.config_of(&row)?;
                 summaries.push(summary(&row, &config, &life));

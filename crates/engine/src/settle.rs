@@ -107,9 +107,16 @@ impl Engine {
     fn leave_sandbox(&self, id: &str) -> Result<(), Error> {
         let sandbox = self.sandbox_of(id);
         if self.remove_sandbox_if_dead(&sandbox) {
-            self.store()?.release(&sandbox)?;
+            return self.store()?.release(&sandbox);
         }
-        Ok(())
+        if self.supervisor_patience(&sandbox).is_zero() {
+            return Ok(());
+        }
+        // The mark must stay, or nobody would look after directory and address again.
+        Err(Error::Supervisor {
+            id: sandbox,
+            source: std::io::ErrorKind::TimedOut.into(),
+        })
     }
 
     /// Removes a sandbox's directory once its supervisor is gone; whether it is.
@@ -127,8 +134,7 @@ impl Engine {
     /// A supervisor that has other containers is not waited for.
     fn supervisor_patience(&self, sandbox: &str) -> Duration {
         let shared = self.run_states().iter().any(|state| {
-            state.container != sandbox
-                && state.status == RunStatus::Running
+            state.status == RunStatus::Running
                 && state
                     .summary
                     .get("sandbox")

@@ -1,5 +1,11 @@
 //! The everyday life of containers: what scripts that know Docker rely on.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of a test fail as the test does"
+)]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,11 @@
 //! Kill any one process at any instant: what runs goes on, nothing is lost, nothing is left.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of a test fail as the test does"
+)]
+
 mod support;
 
 #[path = "crash/kills.rs"]

@@ -4,6 +4,12 @@
 //! Clients and servers inside containers and namespaces are this program itself, started
 //! again with [`ROLE`] set: what a client sees is what the server saw of it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of a test fail as the test does"
+)]
+
 mod support;
 
 use std::fmt;

@@ -1,5 +1,10 @@
 //! Files from outside of a container: volumes, binds, temporary file systems.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of a test fail as the test does"
+)]
+
 mod support;
 
 use std::fs;

@@ -197,8 +197,10 @@ pub(crate) fn warn(channel: &OwnedFd, text: &str) {
 }
 
 impl Birth {
-    /// Wraps a child that speaks the same protocol: an exec.
-    pub(crate) fn new(pid: i32, pidfd: OwnedFd, channel: OwnedFd) -> Birth {
+    /// Wraps a child that speaks the same protocol: an exec, or one that was cloned by
+    /// somebody else who has handed over the channel.
+    #[must_use]
+    pub fn new(pid: i32, pidfd: OwnedFd, channel: OwnedFd) -> Birth {
         Birth {
             pid,
             pidfd,

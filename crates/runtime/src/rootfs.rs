@@ -62,17 +62,30 @@ pub fn prepare(source: &RootSource) -> Result<PreparedRoot, BirthError> {
                 .step(|| format!("cannot open root file system {}", directory.display()))?;
             Ok(PreparedRoot::Detached(tree))
         }
-        RootSource::Overlay(overlay) => match overlay_by_new_api(overlay) {
-            Ok(mount) => Ok(PreparedRoot::Detached(mount)),
-            // EINVAL: lowerdir+ is unknown. Anything that is really wrong with the
-            // directories shows again, with its own error, when the child tries.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                Ok(PreparedRoot::Legacy(overlay.clone()))
+        RootSource::Overlay(overlay) => {
+            if overlay.volatile {
+                // A volatile mount leaves a mark behind, upon which the kernel refuses the
+                // next one (EINVAL): after a power cut what was written might be incomplete.
+                // What is volatile here does not outlive the boot; a second mount is that of
+                // a start whose first attempt failed or lost its supervisor.
+                let _ = std::fs::remove_dir_all(overlay.work.join("work/incompat"));
             }
-            Err(error) => {
-                Err(error).step(|| format!("cannot mount overlay on {}", overlay.upper.display()))
-            }
-        },
+            prepare_overlay(overlay)
+        }
+    }
+}
+
+fn prepare_overlay(overlay: &Overlay) -> Result<PreparedRoot, BirthError> {
+    match overlay_by_new_api(overlay) {
+        Ok(mount) => Ok(PreparedRoot::Detached(mount)),
+        // EINVAL: lowerdir+ is unknown. Anything that is really wrong with the
+        // directories shows again, with its own error, when the child tries.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+            Ok(PreparedRoot::Legacy(overlay.clone()))
+        }
+        Err(error) => {
+            Err(error).step(|| format!("cannot mount overlay on {}", overlay.upper.display()))
+        }
     }
 }
 

@@ -199,6 +199,14 @@ pub fn unpublish_ports(
     }
 }
 
+/// Removes link and published ports of a container, whoever has made them.
+pub fn clear(order: &BridgeOrder, container: &str) {
+    if let Ok(mut socket) = Socket::open(Family::Route) {
+        let _ = link::delete(&mut socket, &link_name(container));
+    }
+    let _ = unpublish_owner(&order.instance, container);
+}
+
 fn mappings(address: std::net::Ipv4Addr, ports: &[PublishedPort]) -> Vec<PortMapping> {
     let mapping = |port: &PublishedPort| {
         let host_address = match port.host_ip {

@@ -90,6 +90,14 @@ pub fn take_slot(page: &SharedWords) -> Option<u32> {
     Some(slot)
 }
 
+/// Gives every slot back but these: their owner may have died before it told of the others.
+pub fn keep_slots(page: &SharedWords, kept: impl Iterator<Item = u32>) {
+    let kept: Vec<u32> = kept.collect();
+    for slot in 0..(gantry_sys::shared::WORDS / SLOT_WORDS) as u32 {
+        store(page, slot, Word::Taken, u64::from(kept.contains(&slot)));
+    }
+}
+
 /// Gives a slot back.
 pub fn free_slot(page: &SharedWords, slot: u32) {
     store(page, slot, Word::Taken, 0);

@@ -66,6 +66,8 @@ pub struct FdLayout {
     stdin: bool,
     master: bool,
     network: bool,
+    /// Whether the birth goes on; its channel is the last descriptor.
+    birth: bool,
     /// Per output: stream, slot, and whether the source is still open.
     outputs: Vec<(u8, u32, bool)>,
     ports: usize,
@@ -90,7 +92,8 @@ pub struct Task {
     pub ports: Vec<OwnedFd>,
     /// Its log; of the worker only.
     pub log: Option<Log>,
-    /// Its birth, while that goes on; of the worker only.
+    /// Its birth, while that goes on. The watcher has the channel too once all is
+    /// prepared, so that the child outlives the worker and a successor gives the word.
     pub birth: Option<Birth>,
     /// What could not be done as asked.
     pub warnings: Vec<String>,
@@ -256,6 +259,7 @@ pub fn send_task(socket: BorrowedFd<'_>, task: &mut Task) -> io::Result<()> {
         stdin: task.stdin.is_some(),
         master: task.master.is_some(),
         network: task.network.is_some(),
+        birth: task.birth.is_some(),
         outputs: task
             .outputs
             .iter()
@@ -277,6 +281,7 @@ pub fn send_task(socket: BorrowedFd<'_>, task: &mut Task) -> io::Result<()> {
         fds.extend(output.source.iter().map(AsFd::as_fd));
     }
     fds.extend(task.ports.iter().take(MAX_PORT_FDS).map(AsFd::as_fd));
+    fds.extend(task.birth.iter().map(Birth::as_fd));
     send(socket, &message, &fds)
 }
 
@@ -350,7 +355,11 @@ pub fn assemble(record: TaskRecord, fds: Vec<OwnedFd>) -> Option<Task> {
             slot,
         });
     }
-    task.ports = fds.collect();
+    task.ports = fds.by_ref().take(layout.ports).collect();
+    if layout.birth {
+        let pidfd = task.pidfd.try_clone().ok()?;
+        task.birth = Some(Birth::new(task.record.pid, pidfd, fds.next()?));
+    }
     Some(task)
 }
 

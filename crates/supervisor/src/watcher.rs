@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use gantry_sys::process::{Child, Fork, exit_now, fork};
 use gantry_sys::signal::SignalFd;
@@ -106,8 +107,11 @@ fn succeed(mut worker: Box<Worker>) -> io::Result<Role> {
             // Connections and births are the fork's now: clients must see their end when
             // it dies, and not be kept waiting by a copy here.
             let (sandbox, mut shared) = worker.into_parts();
+            // Nobody could take up a birth whose preparations went on meanwhile.
+            shared
+                .tasks
+                .retain(|_, task| task.birth.is_none() || task.record.started_at > 0);
             for task in shared.tasks.values_mut() {
-                task.birth = None;
                 task.log = None;
             }
             Ok(Role::Watcher {
@@ -151,9 +155,36 @@ fn watch(worker: &Child, channel: &OwnedFd, mut shared: Shared) -> Option<Shared
             Ok(None) | Err(_) => {
                 let options = WaitIdOptions::EXITED;
                 let _ = rustix::process::waitid(WaitId::PidFd(worker.pidfd.as_fd()), options);
+                end_unborn(&shared);
                 return Some(shared);
             }
         }
+    }
+}
+
+/// Ends what the dead worker was giving birth to and had not told of. Its clients order
+/// it again, and what is half made is in the way of that: the root is mounted once, the
+/// control group has to be empty.
+fn end_unborn(shared: &Shared) {
+    let own = rustix::process::getpid().as_raw_nonzero();
+    let list = format!("/proc/self/task/{own}/children");
+    let program = |pid: &str| {
+        let metadata = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let this = program("self");
+    // The killed may leave children of their own here: the joiner of an exec does.
+    loop {
+        let children = std::fs::read_to_string(&list).unwrap_or_default();
+        // What runs another program is no birth: it is what settles an end.
+        let unborn = children.split_ascii_whitespace().find_map(|child| {
+            let pid: i32 = child.parse().ok()?;
+            let known = shared.tasks.values().any(|task| task.record.pid == pid);
+            (!known && program(child) == this).then(|| rustix::process::Pid::from_raw(pid))?
+        });
+        let Some(pid) = unborn else { return };
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
     }
 }
 

@@ -1,10 +1,12 @@
 //! Deaths at every point of an operation, and at random moments.
 
-use std::process::Output;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::pair::{kill, parent};
 use super::points::{self, Operation, Point, Role};
-use super::state::{lasting_leaks, leaks, next_command};
+use super::state::{lasting_leaks, leaves_something, next_command};
 use super::support::{Installation, text};
 
 /// The container that operations are about: it says when it has begun, and ends with 7.
@@ -180,15 +182,15 @@ fn check_code(installation: &Installation) -> Result<(), String> {
     }
 }
 
-/// Everything that is to be looked at after a death. Returns the leaks before the next
-/// command.
+/// Everything that is to be looked at after a death. Says whether there was something to
+/// tidy up before the next command.
 fn examine(
     verb: Verb,
     installation: &Installation,
     killed: bool,
     output: &Output,
-) -> Result<usize, String> {
-    let before = leaks(installation, &[]).len();
+) -> Result<bool, String> {
+    let before = leaves_something(installation);
     if !killed {
         verb.check_output(output)?;
     }
@@ -237,9 +239,9 @@ impl Random {
 }
 
 /// All points in the long run, otherwise some, spread over the whole.
-fn choose(points: Vec<Point>, count: usize) -> Vec<Point> {
+fn choose(points: &[Point], count: usize) -> Vec<Point> {
     if super::is_long() || points.len() <= count {
-        return points;
+        return points.to_vec();
     }
     let mut random = Random::new();
     let choose = |index: usize| {
@@ -252,52 +254,217 @@ fn choose(points: Vec<Point>, count: usize) -> Vec<Point> {
     (0..count).map(choose).collect()
 }
 
+/// What a round of kills came to.
+#[derive(Default)]
+struct Tally {
+    rounds: usize,
+    struck: usize,
+    untidy: usize,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    fn note(&mut self, what: &str, result: Result<Round, String>) {
+        self.rounds += 1;
+        match result {
+            Ok(round) => {
+                self.struck += usize::from(round.struck);
+                self.untidy += usize::from(round.untidy);
+            }
+            Err(problem) => self.failures.push(format!("{what}: {problem}")),
+        }
+    }
+
+    fn judge(&self, title: &str) {
+        let Tally {
+            rounds,
+            struck,
+            untidy,
+            failures,
+        } = self;
+        eprintln!(
+            "{title}: {struck} deaths in {rounds} rounds, {untidy} with something to tidy up"
+        );
+        assert!(
+            failures.is_empty(),
+            "{title}: {} of {rounds}:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
+        assert!(
+            struck * 4 > *rounds,
+            "{title}: only {struck} of {rounds} points were reached"
+        );
+    }
+}
+
+/// How one round went.
+struct Round {
+    struck: bool,
+    /// Whether something was there before the next command that was nobody's.
+    untidy: bool,
+}
+
+fn round_at(
+    verb: Verb,
+    installation: &Installation,
+    role: Role,
+    point: &Point,
+    alone: bool,
+) -> Result<Round, String> {
+    verb.prepare(installation)?;
+    let outcome = points::strike(installation, &verb.operation(), role, point);
+    let killed = outcome.struck && role == Role::Command;
+    // As long as the supervisor is but one process, its death is the end of the start.
+    let refused = alone && outcome.output.status.code() == Some(125);
+    let untidy = examine(verb, installation, killed || refused, &outcome.output)?;
+    Ok(Round {
+        struck: outcome.struck,
+        untidy,
+    })
+}
+
+/// An installation on which nothing happens for the first time.
+fn warm() -> Installation {
+    let installation = Installation::with_busybox();
+    installation.ok(&["run", "--rm", "busybox", "true"]);
+    installation
+}
+
 /// Kills one process at every point of an operation.
 fn kill_at_points(verb: Verb, role: Role) {
-    let operation = verb.operation();
-    let mut installation = Installation::with_busybox();
+    let mut installation = warm();
     verb.prepare(&installation).unwrap();
+    let operation = verb.operation();
     let (points, output) = points::record(&installation, &operation, role);
     assert!(points.len() >= 2, "only {points:?} of {role:?}");
     examine(verb, &installation, false, &output).unwrap();
-    let all = points.len();
-    let chosen = choose(points, 8);
-    let (mut struck, mut leaked) = (0, 0);
-    let mut failures = Vec::new();
-    let count = chosen.len();
-    for point in chosen {
-        let mut round = || {
-            verb.prepare(&installation)?;
-            let outcome = points::strike(&installation, &operation, role, &point);
-            struck += usize::from(outcome.struck);
-            let killed = outcome.struck && role == Role::Command;
-            examine(verb, &installation, killed, &outcome.output)
-        };
-        match round() {
-            Ok(before) => leaked += usize::from(before > 0),
-            Err(problem) => {
-                failures.push(format!("{} {}: {problem}", point.call, point.number));
-                installation = Installation::with_busybox();
-            }
+    let split = points.iter().position(|point| point.call == "clone3");
+    let before_split = match (role, operation.starts) {
+        (Role::Outer, true) => &points[..=split.expect("the supervisor splits")],
+        _ => &[],
+    };
+    let mut tally = Tally::default();
+    for point in choose(&points, 16) {
+        let alone = before_split.contains(&point);
+        let result = round_at(verb, &installation, role, &point, alone);
+        if result.is_err() {
+            installation = warm();
         }
+        tally.note(&format!("{} {}", point.call, point.number), result);
     }
-    eprintln!(
-        "{verb:?} {role:?}: {struck} deaths at {count} of {all} points, {leaked} with something to tidy up"
-    );
-    assert!(
-        failures.is_empty(),
-        "{} of {count}:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
-    assert!(
-        struck * 2 > count,
-        "only {struck} of {count} points were reached"
-    );
-    if !verb.keeps_target() {
-        installation.assert_clean();
-    }
+    tally.judge(&format!("{verb:?} {role:?} ({} points)", points.len()));
     installation.ok(&["run", "--rm", "busybox", "true"]);
+    installation.ok(&["rm", "-f", "target"]);
+    installation.assert_clean();
+}
+
+/// The first command of an installation that starts a container makes bridge and rules.
+#[test]
+fn the_first_run_of_all_and_the_command_dies() {
+    let verb = Verb::RunForeground;
+    let (points, _) = points::record(
+        &Installation::with_busybox(),
+        &verb.operation(),
+        Role::Command,
+    );
+    let mut tally = Tally::default();
+    for point in choose(&points, 16) {
+        let installation = Installation::with_busybox();
+        let result =
+            round_at(verb, &installation, Role::Command, &point, false).and_then(|round| {
+                run(&installation, &["run", "--rm", "busybox", "true"])?;
+                Ok(round)
+            });
+        tally.note(&format!("{} {}", point.call, point.number), result);
+    }
+    tally.judge(&format!("first run ({} points)", points.len()));
+}
+
+/// Kills a process at random moments of random operations.
+#[test]
+fn random_kills() {
+    let mut random = Random::new();
+    let mut installation = warm();
+    let mut tally = Tally::default();
+    let verbs = [
+        Verb::RunDetached,
+        Verb::RunForeground,
+        Verb::Exec,
+        Verb::Stop,
+        Verb::Remove,
+    ];
+    for round in 0..if super::is_long() { 500 } else { 30 } {
+        let verb = verbs[random.below(verbs.len() as u64) as usize];
+        let role = [Role::Command, Role::Outer, Role::Inner][random.below(3) as usize];
+        let delay = Duration::from_micros(random.below(if verb.operation().starts {
+            60_000
+        } else {
+            20_000
+        }));
+        let result = random_round(verb, &installation, role, delay);
+        if result.is_err() {
+            installation = warm();
+        }
+        tally.note(
+            &format!("round {round}, {verb:?} {role:?} after {delay:?}"),
+            result,
+        );
+    }
+    tally.judge("random");
+    installation.ok(&["rm", "-f", "target"]);
+    installation.assert_clean();
+}
+
+fn random_round(
+    verb: Verb,
+    installation: &Installation,
+    role: Role,
+    delay: Duration,
+) -> Result<Round, String> {
+    if verb != Verb::Exec && next_command(installation)?.len() == 1 {
+        // Of an exec before.
+        run(installation, &["rm", "-f", "target"])?;
+    }
+    verb.prepare(installation)?;
+    let arguments = verb.operation().arguments;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut command = installation.command(&arguments);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(delay);
+    let (victim, alone) = match (role, &installation.supervisors()[..]) {
+        (Role::Command, _) => (Some(child.id() as i32), false),
+        (_, []) => (None, false),
+        // The other one may not be there yet, or not any more.
+        (_, [only]) => (Some(*only), true),
+        (_, [first, second, ..]) => {
+            let outer = if parent(*second) == *first {
+                first
+            } else {
+                second
+            };
+            let inner = if outer == first { second } else { first };
+            (
+                Some(if role == Role::Outer { *outer } else { *inner }),
+                false,
+            )
+        }
+    };
+    if let Some(victim) = victim {
+        kill(victim);
+    }
+    let output = child.wait_with_output().unwrap();
+    let killed = output.status.signal() == Some(9);
+    let refused = alone && output.status.code() == Some(125);
+    let untidy = examine(verb, installation, killed || refused, &output)?;
+    Ok(Round {
+        struck: victim.is_some(),
+        untidy,
+    })
 }
 
 macro_rules! points {

@@ -81,3 +81,14 @@ pub fn lasting_leaks(installation: &Installation, rows: &[Row]) -> Vec<String> {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// Whether something is there that no process has and no container needs: a mark that
+/// nobody holds, or what lies around beside no record. Counted before the next command,
+/// for the report only.
+pub fn leaves_something(installation: &Installation) -> bool {
+    let remains = installation.remains();
+    let records = remains.iter().filter(|found| found.starts_with("run "));
+    let alive = records.count() > 0 && !installation.supervisors().is_empty();
+    remains.iter().any(|found| found.starts_with("mark "))
+        || (!alive && remains.iter().any(|found| !found.starts_with("data ")))
+}

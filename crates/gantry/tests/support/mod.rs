@@ -281,30 +281,59 @@ pub fn text(bytes: &[u8]) -> String {
         .to_owned()
 }
 
-/// A root file system of busybox as a tar archive; made once per machine and program.
+/// A root file system of busybox as a tar archive; made once, by whichever test needs it
+/// first, and kept with what cargo builds.
 pub fn busybox_tar() -> PathBuf {
-    let directory = std::env::temp_dir().join(format!("gantry-fixture-{}", std::process::id()));
-    let tar = directory.join("busybox.tar");
+    let kept = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    // The tests may run on another machine than the one that built them.
+    let home = if kept.is_dir() {
+        kept
+    } else {
+        std::env::temp_dir()
+    };
+    let tar = home.join("gantry-busybox-1.tar");
     static MADE: std::sync::Once = std::sync::Once::new();
     MADE.call_once(|| {
-        let root = directory.join("root");
-        for name in ["bin", "etc", "tmp", "root", "home/app", "usr/bin"] {
-            fs::create_dir_all(root.join(name)).unwrap();
+        if !tar.exists() {
+            make_busybox_tar(&home, &tar);
         }
-        fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-        let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
-        for applet in text(&applets.stdout).lines().filter(|&applet| applet != "busybox") {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
-        fs::write(
-            root.join("etc/passwd"),
-            "root:x:0:0:root:/root:/bin/sh\n1000:x:0:0::/:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n",
-        )
-        .unwrap();
-        fs::write(root.join("etc/group"), "root:x:0:\napp:x:1001:\nstaff:x:50:app\nvideo:x:44:app\n").unwrap();
-        let made = Command::new("tar").args(["--numeric-owner", "--owner=0", "--group=0", "-C"]).arg(&root).arg("-cf").arg(&tar).arg(".").status();
-        assert!(made.unwrap().success());
-        fs::remove_dir_all(&root).unwrap();
     });
     tar
+}
+
+fn make_busybox_tar(home: &Path, tar: &Path) {
+    let root = home.join(format!("gantry-busybox-{}", std::process::id()));
+    for name in ["bin", "etc", "tmp", "root", "home/app", "usr/bin"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
+    let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
+    for applet in text(&applets.stdout)
+        .lines()
+        .filter(|&applet| applet != "busybox")
+    {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\n1000:x:0:0::/:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n",
+    )
+    .unwrap();
+    fs::write(
+        root.join("etc/group"),
+        "root:x:0:\napp:x:1001:\nstaff:x:50:app\nvideo:x:44:app\n",
+    )
+    .unwrap();
+    // Under a name of its own until it is whole: other tests look for it at the same time.
+    let unfinished = root.with_extension("tar");
+    let made = Command::new("tar")
+        .args(["--numeric-owner", "--owner=0", "--group=0", "-C"])
+        .arg(&root)
+        .arg("-cf")
+        .arg(&unfinished)
+        .arg(".")
+        .status();
+    assert!(made.unwrap().success());
+    fs::rename(&unfinished, tar).unwrap();
+    fs::remove_dir_all(&root).unwrap();
 }

@@ -213,6 +213,9 @@ impl Worker {
             _ => network::HeldPorts::default(),
         };
         let layout = self.layout()?.clone();
+        if self.successor {
+            self.clear_remains(order, &layout);
+        }
         let mut host = network::host_side(&order.network, &order.container)?;
         let group = Group::create(&layout, &order.cgroup).map_err(|error| error_text(&error))?;
         let born = self.clone_container(order, &layout, &group, joined, host.as_mut());
@@ -243,6 +246,18 @@ impl Worker {
             return Err(told.unwrap_or_else(|| message.into()));
         }
         Ok(())
+    }
+
+    /// Removes what a predecessor has made for the same container before it died. Its
+    /// child is dead by now; its network namespace may take a while to be.
+    fn clear_remains(&mut self, order: &BirthOrder, layout: &Layout) {
+        if let Ok(group) = Group::open(layout, &order.cgroup) {
+            let _ = group.kill();
+            let _ = group.remove();
+        }
+        if let NetworkOrder::Bridge(bridge) = &order.network {
+            network::clear(bridge, &order.container);
+        }
     }
 
     fn clone_container(
@@ -439,6 +454,29 @@ impl Worker {
         }
     }
 
+    /// Goes on with a birth of which a predecessor had told: all is prepared, and whether
+    /// the word was given nobody knows. A second word is never read.
+    pub(super) fn resume_birth(&mut self, id: &str) {
+        let Some(task) = self.shared.tasks.get(id) else {
+            return;
+        };
+        let record = &task.record;
+        let mut recorded = Ok(());
+        if !record.is_exec() && !record.run_dir.join(record::STATE_FILE).exists() {
+            recorded = record::write_state(&record.run_dir, &running_state(record));
+        }
+        match (recorded, &task.birth) {
+            (Err(error), _) => {
+                let directory = record.run_dir.display().to_string();
+                let failure = Failure::from(format!("cannot write {directory}: {error}"));
+                self.fail(id, &failure);
+            }
+            // What the child has to say, or that it is the program by now, it says itself.
+            (Ok(()), Some(birth)) => drop(birth.give_the_word()),
+            (Ok(()), None) => {}
+        }
+    }
+
     fn watchers_of(&self, id: &str) -> Vec<usize> {
         let watching = self.connections.iter().enumerate();
         let watching = watching.filter(|(_, connection)| {
@@ -481,12 +519,15 @@ impl Worker {
         self.abandon(id);
     }
 
-    /// Undoes a start. The child ends by itself when its channel closes.
+    /// Undoes a start. The end of its channel would do, but the other process may have
+    /// that too.
     fn abandon(&mut self, id: &str) {
         let Some(mut task) = self.shared.tasks.remove(id) else {
             return;
         };
         task.birth = None;
+        let kill = rustix::process::Signal::KILL;
+        let _ = rustix::process::pidfd_send_signal(&task.pidfd, kill);
         let _ = rustix::process::waitid(
             rustix::process::WaitId::PidFd(task.pidfd.as_fd()),
             rustix::process::WaitIdOptions::EXITED,

@@ -78,10 +78,21 @@ impl Worker {
                 connection.finished |= watching;
             }
         }
-        self.shared.watchers.retain(|_, (task, _)| task != id);
+        self.forget_watchers(id);
         self.shared.finish(id, code);
         if !task.record.is_exec() && !settled_by_client {
             settle(&task);
+        }
+    }
+
+    /// Nobody watches a task that is gone; the other process must not keep their names.
+    fn forget_watchers(&mut self, id: &str) {
+        let watchers = self.shared.watchers.iter();
+        let watchers = watchers.filter(|(_, (task, _))| task == id);
+        let clients: Vec<String> = watchers.map(|(client, _)| client.clone()).collect();
+        for client in clients {
+            self.shared.watchers.remove(&client);
+            let _ = task::send(self.partner.as_fd(), &Mirror::Detached { client }, &[]);
         }
     }
 

@@ -68,6 +68,8 @@ pub struct Worker {
     /// A predecessor died before it was told what to do: its client will come back.
     client_expected_until: Option<Instant>,
     served: bool,
+    /// Whether another worker was there before.
+    successor: bool,
     /// Last, since closing it takes its time: the sandbox's lock is released by then.
     firewall: Firewall,
 }
@@ -90,6 +92,10 @@ impl Worker {
     /// # Errors
     /// The kernel's.
     pub fn new(sandbox: Sandbox, shared: Shared, partner: OwnedFd) -> io::Result<Worker> {
+        // A client whose order was not told of yet asks again, and one that watched what has
+        // ended in between; where there is neither, nobody is waited for.
+        let untold = shared.tasks.is_empty() && shared.finished.is_empty();
+        let expected = untold || !shared.watchers.is_empty();
         let mut worker = Worker {
             sandbox,
             shared,
@@ -99,8 +105,9 @@ impl Worker {
             layout: None,
             proxies: Proxies::default(),
             ghosts_until: None,
-            client_expected_until: Some(Instant::now() + RETURN_TIME),
+            client_expected_until: expected.then(|| Instant::now() + RETURN_TIME),
             served: false,
+            successor: true,
             firewall: Firewall::default(),
         };
         worker.recover();
@@ -114,17 +121,26 @@ impl Worker {
     pub fn serve(&mut self, socket: OwnedFd) -> io::Result<()> {
         self.connections.push(Connection::new(socket)?);
         self.client_expected_until = None;
+        self.successor = false;
         Ok(())
     }
 
     /// Finishes what a predecessor was about.
     fn recover(&mut self) {
+        let outputs = self.shared.tasks.values().flat_map(|task| &task.outputs);
+        crate::stream::keep_slots(&self.sandbox.page, outputs.map(|output| output.slot));
         for task in self.shared.tasks.values_mut() {
             task.open_log();
             for output in &task.outputs {
                 output.recover(&self.sandbox.page, task.log.as_mut());
             }
             self.proxies.listen(task);
+        }
+        let unborn = self.shared.tasks.iter();
+        let unborn = unborn.filter(|(_, task)| task.birth.is_some());
+        let unborn: Vec<String> = unborn.map(|(id, _)| id.clone()).collect();
+        for id in unborn {
+            self.resume_birth(&id);
         }
         if !self.shared.watchers.is_empty() {
             self.ghosts_until = Some(Instant::now() + RETURN_TIME);
