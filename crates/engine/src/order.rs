@@ -368,7 +368,10 @@ fn thermal_paths() -> Vec<String> {
     if !std::path::Path::new(&of("cpu0")).exists() {
         return Vec::new();
     }
-    let names = std::fs::read_dir(PROCESSORS).into_iter().flatten().flatten();
+    let names = std::fs::read_dir(PROCESSORS)
+        .into_iter()
+        .flatten()
+        .flatten();
     names
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| {

@@ -240,7 +240,11 @@ impl Worker {
         if let Err(message) = connected {
             // A child that has failed by then has no namespaces left; its own report, which
             // went before, says why.
-            let birth = self.shared.tasks.get(&id).and_then(|task| task.birth.as_ref());
+            let birth = self
+                .shared
+                .tasks
+                .get(&id)
+                .and_then(|task| task.birth.as_ref());
             let told = birth.and_then(early_failure);
             self.abandon(&id);
             return Err(told.unwrap_or_else(|| message.into()));

@@ -163,8 +163,7 @@ impl Worker {
         loop {
             self.pump();
             self.finish_ended();
-            self.connections
-                .retain(|connection| !connection.is_over());
+            self.connections.retain(|connection| !connection.is_over());
             self.forget_gone_clients();
             if self.is_done() {
                 let _ = task::send(self.partner.as_fd(), &Mirror::Bye, &[]);
