@@ -239,6 +239,9 @@ impl Birth {
             ) {
                 Ok(message) => break message.bytes,
                 Err(rustix::io::Errno::INTR) => {}
+                // A second word, from a successor, was still unread when the child's end
+                // was closed. What the child has said comes after this error, or the end.
+                Err(rustix::io::Errno::CONNRESET) => {}
                 Err(errno) => {
                     return News::Failed(BirthError::Step {
                         step: "cannot read from the container's process".into(),

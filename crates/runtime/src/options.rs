@@ -122,12 +122,13 @@ mod tests {
             }
         );
         let parsed = parse(&["noatime", "strictatime"]);
+        // The kernel wants the whole field cleared before it takes a new value.
         assert_eq!(
             (
                 parsed.attributes.set & ATIME,
-                parsed.attributes.clear & STRICTATIME
+                parsed.attributes.clear & ATIME
             ),
-            (STRICTATIME, 0)
+            (STRICTATIME, ATIME)
         );
         assert_eq!(parse(&["rro"]).recursive_attributes.set, RDONLY);
     }

@@ -114,7 +114,16 @@ pub fn connect(
         },
         alias: None,
     };
-    attach_host(&mut host.socket, &link, namespace).map_err(|error| chain(&error))
+    let attached = match attach_host(&mut host.socket, &link, namespace) {
+        // The namespace of an earlier start of the same container: the kernel takes it
+        // down some time after its last process has ended, and its link with it.
+        Err(error) if error.errno == rustix::io::Errno::EXIST => {
+            link::delete(&mut host.socket, link.name).map_err(|error| chain(&error))?;
+            attach_host(&mut host.socket, &link, namespace)
+        }
+        other => other,
+    };
+    attached.map_err(|error| chain(&error))
 }
 
 /// Name of the host's end of a container's link: it carries the installation by way of the

@@ -209,9 +209,13 @@ impl Output {
     #[must_use]
     pub fn ripe(&self, held: &Held) -> usize {
         let all = held.bytes.len();
+        // Nothing will wake the worker for a rest that is left now.
+        if self.source.is_none() {
+            return all;
+        }
         match held.bytes.iter().rposition(|&byte| byte == b'\n') {
             Some(last) => last + 1,
-            None if self.source.is_none() || all >= LONGEST_LINE || self.is_full() => all,
+            None if all >= LONGEST_LINE || self.is_full() => all,
             None => 0,
         }
     }
@@ -360,12 +364,12 @@ mod tests {
         assert_eq!((held.offset, &held.bytes[..]), (0, &b"one\ntwo\nthr"[..]));
         assert_eq!(output.ripe(&held), 8);
         output.commit(&page, &held, 8, None);
-        rustix::io::write(&writer, b"ee").unwrap();
+        rustix::io::write(&writer, b"ee\nfour").unwrap();
         drop(writer);
         output.fill();
         let held = output.look(&page, &scratch).unwrap();
-        assert_eq!((held.offset, &held.bytes[..]), (8, &b"three"[..]));
-        assert_eq!(output.ripe(&held), 5);
+        assert_eq!((held.offset, &held.bytes[..]), (8, &b"three\nfour"[..]));
+        assert_eq!(output.ripe(&held), 10);
     }
 
     #[test]

@@ -139,27 +139,43 @@ fn watch(worker: &Child, channel: &OwnedFd, mut shared: Shared) -> Option<Shared
         let mut fds = [
             PollFd::new(channel, PollFlags::IN),
             PollFd::new(&signals, PollFlags::IN),
+            PollFd::new(&worker.pidfd, PollFlags::IN),
         ];
         if poll(&mut fds, None).is_err() {
             continue;
         }
         let from_worker = !fds[0].revents().is_empty();
+        let has_died = !fds[2].revents().is_empty();
         while let Ok(Some(_)) = signals.read() {}
+        if has_died {
+            return bury(worker, channel, shared);
+        }
         if !from_worker {
             continue;
         }
         match task::receive(channel.as_fd()) {
             Ok(Some((Mirror::Bye, _))) => ended = true,
             Ok(Some((message, fds))) => shared.apply(message, fds),
-            // Everything that it had said before was read by now.
-            Ok(None) | Err(_) => {
-                let options = WaitIdOptions::EXITED;
-                let _ = rustix::process::waitid(WaitId::PidFd(worker.pidfd.as_fd()), options);
-                end_unborn(&shared);
-                return Some(shared);
-            }
+            Ok(None) | Err(_) => return bury(worker, channel, shared),
         }
     }
+}
+
+/// Takes note of what a dead worker had still said; `None` if it had nothing left to do.
+///
+/// Its end of the channel may be open: a child that it was giving birth to has a copy.
+fn bury(worker: &Child, channel: &OwnedFd, mut shared: Shared) -> Option<Shared> {
+    let options = WaitIdOptions::EXITED;
+    let _ = rustix::process::waitid(WaitId::PidFd(worker.pidfd.as_fd()), options);
+    let _ = rustix::io::ioctl_fionbio(channel, true);
+    while let Ok(Some((message, fds))) = task::receive(channel.as_fd()) {
+        if matches!(message, Mirror::Bye) {
+            return None;
+        }
+        shared.apply(message, fds);
+    }
+    end_unborn(&shared);
+    Some(shared)
 }
 
 /// Ends what the dead worker was giving birth to and had not told of. Its clients order

@@ -66,6 +66,8 @@ impl Worker {
             },
             &[],
         );
+        // Before the answer: a successor must not wait for clients that have had theirs.
+        self.forget_watchers(id);
         for connection in &mut self.connections {
             let watching = connection
                 .watch
@@ -78,7 +80,6 @@ impl Worker {
                 connection.finished |= watching;
             }
         }
-        self.forget_watchers(id);
         self.shared.finish(id, code);
         if !task.record.is_exec() && !settled_by_client {
             settle(&task);

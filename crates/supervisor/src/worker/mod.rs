@@ -31,6 +31,10 @@ use connection::Connection;
 /// without them.
 const RETURN_TIME: Duration = Duration::from_secs(3);
 
+/// How long a supervisor without any task waits for the client of a dead predecessor: less
+/// than anybody waits for the end of a supervisor.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// What both processes inherit from the beginning.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -95,7 +99,8 @@ impl Worker {
         // A client whose order was not told of yet asks again, and one that watched what has
         // ended in between; where there is neither, nobody is waited for.
         let untold = shared.tasks.is_empty() && shared.finished.is_empty();
-        let expected = untold || !shared.watchers.is_empty();
+        let unanswered = shared.tasks.values().any(|task| task.birth.is_some());
+        let expected = untold || unanswered || !shared.watchers.is_empty();
         let mut worker = Worker {
             sandbox,
             shared,
@@ -105,7 +110,7 @@ impl Worker {
             layout: None,
             proxies: Proxies::default(),
             ghosts_until: None,
-            client_expected_until: expected.then(|| Instant::now() + RETURN_TIME),
+            client_expected_until: expected.then(|| Instant::now() + LAST_CALL),
             served: false,
             successor: true,
             firewall: Firewall::default(),
