@@ -9,7 +9,7 @@ use gantry_supervisor::record;
 use crate::Engine;
 use crate::config::{ContainerConfig, ContainerPort, MountSource, NetworkMode, Protocol};
 use crate::error::Error;
-use crate::store::ContainerRow;
+use crate::store::{ContainerRow, Phase};
 
 /// A container as a list shows it.
 #[derive(Clone, Debug)]
@@ -93,6 +93,17 @@ impl Life {
 
     /// From the row and, where there is one, the record.
     pub(crate) fn of_row(row: &ContainerRow, state: Option<&RunState>) -> Life {
+        let life = Life::of_remembered(row, state);
+        if row.phase == Phase::Removing && life.state != "running" {
+            return Life {
+                state: "removing",
+                ..life
+            };
+        }
+        life
+    }
+
+    fn of_remembered(row: &ContainerRow, state: Option<&RunState>) -> Life {
         if let Some(state) = state.filter(|state| state.started_at > 0) {
             return Life::of_record(state);
         }
@@ -123,6 +134,7 @@ impl Life {
         match self.state {
             "running" => format!("Up {}", ago(self.started_at)),
             "exited" => format!("Exited ({}) {} ago", self.exit_code, ago(self.finished_at)),
+            "removing" => "Removal In Progress".into(),
             _ => "Created".into(),
         }
     }

@@ -82,6 +82,16 @@ impl Operation {
     }
 }
 
+/// Suffix of the mark that a supervisor leaves when its container has ended.
+const END: &str = ".end";
+
+/// The mark of an end that is to be settled. It is not the operation's own: whoever has
+/// started a container may finish that operation after the container has ended.
+#[must_use]
+pub fn end_mark(roots: &Roots, id: &str) -> PathBuf {
+    roots.operations().join(format!("{id}{END}"))
+}
+
 /// Ids of containers that carry a mark.
 ///
 /// # Errors
@@ -95,8 +105,12 @@ pub fn marked(roots: &Roots) -> Result<Vec<String>, Error> {
     };
     let mut ids = Vec::new();
     for entry in fs::read_dir(&path).map_err(fail)? {
-        ids.extend(entry.map_err(fail)?.file_name().into_string().ok());
+        if let Ok(name) = entry.map_err(fail)?.file_name().into_string() {
+            ids.push(name.strip_suffix(END).unwrap_or(&name).to_owned());
+        }
     }
+    ids.sort_unstable();
+    ids.dedup();
     Ok(ids)
 }
 
@@ -116,6 +130,12 @@ mod tests {
         assert!(Operation::try_begin(&roots, "abc").unwrap().is_none());
         drop(first);
         assert_eq!(marked(&roots).unwrap(), ["abc"]);
+        // The end of a container outlives the operation that has started it.
+        fs::write(end_mark(&roots, "abc"), b"").unwrap();
+        assert_eq!(marked(&roots).unwrap(), ["abc"]);
+        Operation::begin(&roots, "abc").unwrap().finish();
+        assert_eq!(marked(&roots).unwrap(), ["abc"]);
+        fs::remove_file(end_mark(&roots, "abc")).unwrap();
         Operation::begin(&roots, "abc").unwrap().finish();
         assert!(marked(&roots).unwrap().is_empty());
         fs::remove_dir_all(&root).unwrap();

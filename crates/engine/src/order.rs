@@ -125,7 +125,7 @@ pub fn make(source: Source<'_>) -> Result<BirthOrder, Error> {
         init: config.init,
         cgroup: roots.cgroup(source.id),
         run_dir: roots.container_run(source.id),
-        settle_marker: roots.operations().join(source.id),
+        settle_marker: crate::operation::end_mark(roots, source.id),
         settle_command: source.settle_command.clone(),
         log: Some(log(roots, source.id, config)?),
         summary: summary(&source),

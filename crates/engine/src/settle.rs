@@ -9,7 +9,7 @@ use gantry_supervisor::{record, socket};
 use rustix::fs::FlockOperation;
 
 use crate::error::Error;
-use crate::operation::Operation;
+use crate::operation::{Operation, end_mark};
 use crate::store::{Durability, LastRun, Phase};
 use crate::{Engine, paths};
 
@@ -35,6 +35,18 @@ impl Engine {
         if self.is_running(id) {
             return Ok(());
         }
+        self.settle_ended(id)?;
+        self.forget_end(id);
+        Ok(())
+    }
+
+    /// Nothing of an end is left to be settled.
+    fn forget_end(&self, id: &str) {
+        // There is none where nothing has run.
+        let _ = fs::remove_file(end_mark(&self.roots, id));
+    }
+
+    fn settle_ended(&self, id: &str) -> Result<(), Error> {
         let row = self.store()?.container(id)?;
         let Some(row) = row else {
             // Of a creation that was undone, or a removal that was all but finished.
@@ -94,6 +106,7 @@ impl Engine {
         for orphan in orphans {
             paths::remove_directory(&self.roots.volume(&orphan))?;
         }
+        self.forget_end(id);
         Ok(())
     }
 

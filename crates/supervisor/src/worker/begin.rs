@@ -1,6 +1,7 @@
 //! Starting containers and execs.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use gantry_runtime::BirthError;
@@ -317,7 +318,7 @@ impl Worker {
         birth: &Birth,
         streams: Streams,
     ) -> Result<Task, Failure> {
-        let failed = |error: std::io::Error| {
+        let failed = |error: io::Error| {
             Failure::from(format!("cannot hold the task's descriptors: {error}"))
         };
         let mut task = Task::new(record, birth.pidfd.try_clone().map_err(failed)?);
@@ -445,8 +446,10 @@ impl Worker {
         task.record.started_at = record::now();
         // The other process must know of the container before it can run: from here on
         // its death would be the container's.
-        task::send_task(self.partner.as_fd(), task)
-            .map_err(|error| format!("cannot tell the other process: {error}"))?;
+        let told = task::send_task(self.partner.as_fd(), task);
+        if let Err(error) = told.or_else(tolerate_death) {
+            return Err(format!("cannot tell the other process: {error}"));
+        }
         if !task.record.is_exec() {
             record::write_state(&task.record.run_dir, &running_state(&task.record)).map_err(
                 |error| format!("cannot write {}: {error}", task.record.run_dir.display()),
@@ -588,6 +591,14 @@ pub(super) fn running_state(record: &TaskRecord) -> RunState {
     }
 }
 
+/// The other process may have died itself; its successor will be a copy of this one.
+fn tolerate_death(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(()),
+        _ => Err(error),
+    }
+}
+
 fn take_terminal(
     page: &gantry_sys::shared::SharedWords,
     task: &mut Task,
@@ -602,7 +613,7 @@ fn take_terminal(
 
 fn make_streams(terminal: bool, open_stdin: bool) -> Result<Streams, Failure> {
     let failed =
-        |error: std::io::Error| Failure::from(format!("cannot make the standard streams: {error}"));
+        |error: io::Error| Failure::from(format!("cannot make the standard streams: {error}"));
     if terminal {
         return Ok(Streams {
             given: Stdio::Terminal,
