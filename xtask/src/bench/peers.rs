@@ -52,7 +52,16 @@ impl Peers {
             subjects.push(subject(
                 "podman run --rm --network none",
                 &podman.base,
-                &["run", "--rm", "--network", "none", IMAGE, "true"],
+                &[
+                    "run",
+                    "--rm",
+                    FILES,
+                    PROCESSES,
+                    "--network",
+                    "none",
+                    IMAGE,
+                    "true",
+                ],
             ));
         }
         if let Some(docker) = &self.docker {
@@ -95,8 +104,13 @@ impl Peers {
             "sleep",
             "1000",
         ];
-        for (_, base) in self.bases() {
-            stage.detach(base.command(&words))?;
+        for (name, base) in self.bases() {
+            let mut command = base.command(&words[..1]);
+            if name == "podman" {
+                command.args([FILES, PROCESSES]);
+            }
+            command.args(&words[1..]);
+            stage.detach(command)?;
         }
         Ok(())
     }
@@ -247,10 +261,23 @@ impl Podman {
             settings: no_settings(stage, "config.json")?,
         };
         base.import(stage)?;
-        process::quietly(&mut base.command(&["run", "--rm", "--network", "none", IMAGE, "true"]))?;
+        process::quietly(&mut base.command(&[
+            "run",
+            "--rm",
+            FILES,
+            PROCESSES,
+            "--network",
+            "none",
+            IMAGE,
+            "true",
+        ]))?;
         Ok(Self { base })
     }
 }
+
+/// Podman raises these limits of its own accord, which not everywhere even root may do.
+const FILES: &str = "--ulimit=nofile=1024:1024";
+const PROCESSES: &str = "--ulimit=nproc=1024:1024";
 
 fn found(program: &str) -> Result<PathBuf> {
     process::find(program).ok_or_else(|| Error::Missing {
