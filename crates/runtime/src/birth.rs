@@ -343,6 +343,10 @@ impl Body<'_> {
             linux.map_or("", |linux| &linux.rootfs_propagation),
         )?;
         let root = rootfs::open_root()?;
+        // Before the first mount, which could already be led astray by such a link.
+        if matches!(self.plan.root, RootSource::Overlay(_)) {
+            rootfs::replace_links(root.as_fd())?;
+        }
         let no_devices = Vec::new();
         let devices = linux.map_or(&no_devices, |linux| &linux.devices);
         mounts::make_all(root.as_fd(), self.mounts, devices, self.plan.layout)?;

@@ -12,7 +12,7 @@ use crate::copy::copy_tree;
 use crate::error::{BirthError, Step};
 use crate::options::{self, MountOptions};
 use crate::path;
-use crate::rootfs::{attach, clone_mount};
+use crate::rootfs::{STANDARD_PLACES, attach, clone_mount};
 use crate::spec::{Device, Mount};
 
 /// A mount whose source, if it is a path of the host, is already open.
@@ -121,10 +121,11 @@ fn describe(mount: &Mount) -> &str {
 ///
 /// The places where the kernel's own file systems go must not be links: a link there has
 /// moved the mount, or what is written to it later, somewhere else (CVE-2019-19921,
-/// CVE-2023-27561, CVE-2025-54867 for /proc and /sys; CVE-2026-41579 for /dev).
+/// CVE-2023-27561, CVE-2025-54867 for /proc and /sys; CVE-2026-41579 for /dev). Where the
+/// root is the container's own, [`crate::rootfs::replace_links`] has left none of them.
 fn target_directory(root: BorrowedFd<'_>, destination: &str) -> Result<OwnedFd, BirthError> {
     let failed = || format!("cannot make the mount point {destination}");
-    if ["/proc", "/sys", "/dev"].contains(&destination) {
+    if STANDARD_PLACES.contains(&destination) {
         match path::open_without_links(root, destination, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(directory) => return Ok(directory),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -483,5 +484,45 @@ fn existing(root: BorrowedFd<'_>, name: &str) -> io::Result<Option<OwnedFd>> {
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // R12, CVE-2019-19921, CVE-2023-27561; R13, CVE-2025-54867; R20, CVE-2026-41579: a root
+    // that is not ours to change is refused.
+    #[test]
+    fn links_in_standard_places_are_refused() {
+        let top = std::env::temp_dir().join(format!("gantry-mounts-{}", std::process::id()));
+        let directory = top.join("root");
+        std::fs::create_dir_all(directory.join("tmp")).unwrap();
+        std::os::unix::fs::symlink("tmp", directory.join("second")).unwrap();
+        std::fs::create_dir(top.join("outside")).unwrap();
+        let outside = top.join("outside");
+        let root = path::open_host(directory.to_str().unwrap(), OFlags::PATH).unwrap();
+        for place in STANDARD_PLACES {
+            let link = directory.join(&place[1..]);
+            for target in [
+                outside.to_str().unwrap(),
+                "../outside",
+                "/tmp",
+                "second",
+                "nowhere",
+            ] {
+                std::os::unix::fs::symlink(target, &link).unwrap();
+                let error = target_directory(root.as_fd(), place).unwrap_err();
+                assert!(
+                    error.to_string().contains("must be a directory"),
+                    "{place} to {target}: {error}"
+                );
+                assert!(link.is_symlink());
+                std::fs::remove_file(&link).unwrap();
+            }
+            target_directory(root.as_fd(), place).unwrap();
+            assert!(link.is_dir());
+        }
+        std::fs::remove_dir_all(&top).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
@@ -136,6 +136,35 @@ pub fn enter(root: PreparedRoot, propagation: &str) -> Result<(), BirthError> {
     rustix::process::chdir("/").step(|| "cannot change to /".into())
 }
 
+/// Where the kernel's own file systems and the devices go, in every container.
+pub(crate) const STANDARD_PLACES: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Puts directories where an image has links in place of the [`STANDARD_PLACES`], as
+/// Docker's own layer above every image does (CVE-2026-41579, CVE-2026-47766).
+///
+/// For a root whose top layer is the container's own: the links go from there only, and
+/// nothing runs in the root yet that could put them back. In a directory that somebody
+/// else made, such links are refused later.
+///
+/// # Errors
+/// [`BirthError::Step`].
+pub fn replace_links(root: BorrowedFd<'_>) -> Result<(), BirthError> {
+    for place in STANDARD_PLACES {
+        let failed = || format!("cannot replace the link {place} of the image by a directory");
+        // A single name below the root: nothing on the way to it can be a link.
+        let name = &place[1..];
+        match rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Symlink => {
+                rustix::fs::unlinkat(root, name, AtFlags::empty()).step(failed)?;
+                rustix::fs::mkdirat(root, name, Mode::from_raw_mode(0o755)).step(failed)?;
+            }
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error).step(failed),
+        }
+    }
+    Ok(())
+}
+
 /// The overlay by mount(2): layers as descriptors' paths, so that many fit into a page.
 fn overlay_by_mount(overlay: &Overlay) -> Result<OwnedFd, BirthError> {
     use std::fmt::Write as _;
@@ -145,7 +174,7 @@ fn overlay_by_mount(overlay: &Overlay) -> Result<OwnedFd, BirthError> {
             CWD,
             directory,
             OFlags::PATH | OFlags::DIRECTORY,
-            rustix::fs::Mode::empty(),
+            Mode::empty(),
         )
         .step(|| format!("cannot open layer {}", directory.display()))
     };
@@ -217,4 +246,44 @@ pub fn clone_mount(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
 /// [`BirthError::Step`].
 pub fn open_root() -> Result<OwnedFd, BirthError> {
     path::open_host("/", OFlags::PATH | OFlags::DIRECTORY).step(|| "cannot open /".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    // R20, CVE-2026-41579: neither the link nor what it leads to may become the mount point.
+    #[test]
+    fn links_in_standard_places_become_directories() {
+        let top = std::env::temp_dir().join(format!("gantry-rootfs-{}", std::process::id()));
+        let outside = top.join("outside");
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(outside.join("ptmx"), "kept").unwrap();
+        for (number, target) in [outside.to_str().unwrap(), "../outside", "/inside", "dev"]
+            .into_iter()
+            .enumerate()
+        {
+            let directory = top.join(number.to_string());
+            std::fs::create_dir_all(directory.join("proc/kept")).unwrap();
+            symlink(target, directory.join("dev")).unwrap();
+            symlink("nowhere", directory.join("etc")).unwrap();
+            let root = path::open_host(directory.to_str().unwrap(), OFlags::PATH).unwrap();
+            for _ in 0..2 {
+                replace_links(root.as_fd()).unwrap();
+            }
+            assert!(directory.join("dev").symlink_metadata().unwrap().is_dir());
+            assert_eq!(std::fs::read_dir(directory.join("dev")).unwrap().count(), 0);
+            assert!(directory.join("proc/kept").is_dir());
+            assert!(directory.join("etc").is_symlink());
+            // What is not there is no link either.
+            assert!(!directory.join("sys").exists());
+        }
+        assert_eq!(
+            std::fs::read_to_string(outside.join("ptmx")).unwrap(),
+            "kept"
+        );
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
+        std::fs::remove_dir_all(&top).unwrap();
+    }
 }
