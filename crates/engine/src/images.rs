@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
+use gantry_image::credentials::CredentialSource;
 use gantry_image::digest::Digest;
 use gantry_image::import::{ImportChanges, ImportOptions, import};
 use gantry_image::model::{DOCUMENT_LIMIT, Document, ImageConfig, Platform};
 use gantry_image::pull::{PullEvent, PullOptions, PullStatus, Pulled, pull};
 use gantry_image::reference::Reference;
-use gantry_image::registry::Credentials;
 use gantry_image::store::Store as ContentStore;
 
 use crate::Engine;
@@ -89,7 +89,7 @@ impl Engine {
         Ok((content, kept))
     }
 
-    /// Pulls an image.
+    /// Pulls an image, with `credentials` if the registry asks for any.
     ///
     /// # Errors
     /// [`Error::Reference`], [`Error::Pull`], [`Error::Invalid`] for the platform.
@@ -97,7 +97,7 @@ impl Engine {
         &self,
         name: &str,
         platform: Option<&str>,
-        credentials: Option<Credentials>,
+        credentials: CredentialSource,
         insecure: bool,
         progress: &(dyn Fn(PullEvent) + Sync),
     ) -> Result<PullOutcome, Error> {

@@ -134,7 +134,10 @@ fn r01_programs_of_the_host_cannot_be_overwritten() {
             assert!(!said.contains("not running"), "round {round}: {said}");
         }
         // The end of the container may catch up with it, once it has done its work.
-        let _ = own.command(&["exec", name, "touch", "/stop"]).output().unwrap();
+        let _ = own
+            .command(&["exec", name, "touch", "/stop"])
+            .output()
+            .unwrap();
         run(&mut own.command(&["wait", name]));
         let log = run(&mut own.command(&["logs", name]));
         assert!(log.contains("written 0"), "{kind:?}: {log}");

@@ -5,6 +5,7 @@
 //! engine.
 
 pub mod apply;
+pub mod credentials;
 pub mod digest;
 pub mod embedded;
 pub mod import;

@@ -5,6 +5,8 @@
 //! of it is verified: a pull that fails or is killed leaves no trace that anybody could take for
 //! an image. Nothing here knows about tags; giving the result a name is the caller's last step.
 
+use std::error::Error;
+
 use crate::apply::Limits;
 use crate::digest::Digest;
 use crate::model::{
@@ -67,6 +69,11 @@ pub enum PullEvent {
     Resolved {
         /// Digest of the manifest for the platform.
         digest: Digest,
+    },
+    /// Something that the user should know and that does not stop the pull.
+    Warning {
+        /// The text.
+        message: String,
     },
     /// The layer was already there.
     LayerExists {
@@ -168,6 +175,11 @@ pub fn pull(
     };
 
     let resolved = pull.resolve(platform)?;
+    if let Some(error) = client.unused_credentials() {
+        progress(PullEvent::Warning {
+            message: format!("pulling without credentials: {}", chain(error)),
+        });
+    }
     progress(PullEvent::Resolved {
         digest: resolved.manifest_document.digest,
     });
@@ -213,6 +225,17 @@ pub fn pull(
         layers,
         size,
     })
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
 }
 
 /// Bytes in the files of `layers`, as far as they are recorded.

@@ -16,6 +16,7 @@ use ureq::Agent;
 use ureq::http::Response;
 use ureq::http::header::{self, HeaderMap};
 
+use crate::credentials::{CredentialError, CredentialSource, Login};
 use crate::digest::Digest;
 use crate::model::{self, media_type};
 use crate::reference::DEFAULT_REGISTRY;
@@ -75,8 +76,8 @@ impl RetryPolicy {
 /// How to talk to a registry.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// Credentials for the registry, if the user has any.
-    pub credentials: Option<Credentials>,
+    /// Where credentials for the registry come from, should it ask for any.
+    pub credentials: CredentialSource,
     /// `host[:port]` of registries that need no valid certificate nor TLS. The loopback addresses
     /// and `localhost` never do.
     pub insecure_registries: Vec<String>,
@@ -93,7 +94,7 @@ pub struct ClientOptions {
 impl Default for ClientOptions {
     fn default() -> Self {
         Self {
-            credentials: None,
+            credentials: CredentialSource::Nobody,
             insecure_registries: Vec::new(),
             certificate_directories: vec![
                 "/etc/gantry/certs.d".into(),
@@ -145,6 +146,8 @@ pub struct Client {
     agents: Mutex<HashMap<Target, Agent>>,
     tokens: Mutex<HashMap<String, Token>>,
     wants_basic: OnceLock<()>,
+    /// Set when the registry first asks: the lookup may run a program.
+    login: OnceLock<Result<Login, Arc<CredentialError>>>,
 }
 
 /// A response, and where it came from after redirects.
@@ -169,6 +172,7 @@ impl Client {
             agents: Mutex::default(),
             tokens: Mutex::default(),
             wants_basic: OnceLock::new(),
+            login: OnceLock::new(),
         };
         client.origin_with(true)?;
         Ok(client)
@@ -318,16 +322,7 @@ impl Client {
         let message = error::message_of(&body);
         let (registry, object) = (self.name.clone(), object.to_owned());
         match status {
-            401 | 403 => RegistryError::Denied {
-                registry,
-                object,
-                message,
-                hint: match (authorized && self.options.credentials.is_some(), status) {
-                    (true, 401) => "user name or password is wrong, or the user may not read it",
-                    (true, _) => "the user may not read it, or it does not exist",
-                    (false, _) => "it does not exist, or a login is needed",
-                },
-            },
+            401 | 403 => self.denied(object, message, status, authorized),
             404 => RegistryError::NotFound {
                 registry,
                 object,

@@ -8,6 +8,7 @@ use clap::{ArgMatches, Command};
 use super::flags::{is_on, names, owned, switch, value, with_help};
 use super::{Context, options};
 use crate::api::Engine;
+use crate::api::image::credentials::{CredentialSource, DockerFiles};
 use crate::api::image::pull::PullEvent;
 use crate::error::{CliError, Outcome};
 use crate::output;
@@ -90,7 +91,13 @@ pub fn fetch(
         path(name)
     );
     let progress = Mutex::new(Progress::new(style));
-    let outcome = engine.pull(image, platform, None, false, &|event| {
+    let credentials = DockerFiles::of_environment(|name| std::env::var_os(name))
+        .map_or(CredentialSource::Nobody, CredentialSource::Docker);
+    let outcome = engine.pull(image, platform, credentials, false, &|event| {
+        // Before any bar, which it would break: the registry's first answer decides it.
+        if let PullEvent::Warning { message } = &event {
+            output::note(&format!("WARNING: {message}"));
+        }
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         // Said once it is true: a name that nobody knows is not being pulled.
         if matches!(event, PullEvent::Resolved { .. }) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
+use crate::credentials::{CredentialSource, DockerFiles};
 use crate::model::Platform;
 use crate::registry::RetryPolicy;
 use crate::testing::{Reply, Server, TestDirectory, tar};
@@ -121,6 +122,22 @@ impl Content {
                 .unwrap_or_else(|| Reply::new(404, ""))
         })
     }
+}
+
+/// As [`serve_image`], for whoever fetches a token first, which anybody may.
+fn serve_public_image(layers: &[Layer]) -> Server {
+    let mut content = Content::default();
+    content.image(Some("latest"), layers, "linux/amd64");
+    Server::start(move |request| {
+        let realm = format!("http://{}/token", request.header("host").unwrap());
+        match (request.path(), request.header("authorization")) {
+            ("/token", None) => Reply::new(200, r#"{"token":"anonymous"}"#),
+            (path, Some("Bearer anonymous")) => content.0.get(path).unwrap().clone(),
+            _ => {
+                Reply::new(401, "").header("WWW-Authenticate", format!("Bearer realm=\"{realm}\""))
+            }
+        }
+    })
 }
 
 fn serve_image(layers: &[Layer]) -> Server {
@@ -497,6 +514,37 @@ fn bombs_are_stopped() {
     );
 }
 
+#[test]
+fn one_warning_tells_of_a_helper_that_a_public_image_does_not_need() {
+    let mut setup = setup();
+    let config = setup.directory.path().join("config.json");
+    std::fs::write(&config, r#"{"credsStore":"absent"}"#).unwrap();
+    setup.options.client.credentials = CredentialSource::Docker(DockerFiles {
+        config,
+        search: Vec::new(),
+        patience: Duration::from_secs(1),
+    });
+    let server = serve_public_image(&[
+        Layer::gzip(&tar(&[("one", b"1")])),
+        Layer::gzip(&tar(&[("two", b"2")])),
+    ]);
+    let (result, events) = setup.pull_for(&server, "", "linux/amd64");
+    result.unwrap();
+    let warnings: Vec<&String> = events
+        .iter()
+        .filter_map(|event| match event {
+            PullEvent::Warning { message } => Some(message),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(warnings.len(), 1, "{events:?}");
+    for part in ["docker-credential-absent", &server.host()] {
+        assert!(warnings[0].contains(part), "{warnings:?}");
+    }
+    // Before any layer: progress bars must not be interrupted.
+    assert!(matches!(events[1], PullEvent::Warning { .. }), "{events:?}");
+}
+
 /// CVE-2020-15157: `urls` are never fetched from, for no kind of layer.
 #[test]
 fn urls_are_not_fetched() {
@@ -504,7 +552,7 @@ fn urls_are_not_fetched() {
         Server::start(|_| Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"x\""));
     let urls = vec![evil.url("/layer")];
     let mut setup = setup();
-    setup.options.client.credentials = Some(crate::registry::Credentials {
+    setup.options.client.credentials = CredentialSource::Given(crate::registry::Credentials {
         username: "u".into(),
         password: "p".into(),
         identity_token: None,

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::dns::ResolveError;
 use super::origin::Origin;
 use super::transport::Unreachable;
+use crate::credentials::CredentialError;
 use crate::digest::Digest;
 
 /// Why a registry did not give what was asked of it.
@@ -67,7 +69,18 @@ pub enum RegistryError {
         /// What the registry says about it.
         message: Option<String>,
         /// What it probably means.
-        hint: &'static str,
+        hint: String,
+    },
+    /// The registry asks for credentials, and those that are stored cannot be had.
+    #[error("{registry} asks for credentials for {object}")]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        object: String,
+        /// Why.
+        #[source]
+        source: Arc<CredentialError>,
     },
     /// The registry does not have it.
     #[error("{object} not found in {registry}{}", shown(message))]

@@ -1,5 +1,6 @@
 //! Getting in: what the client does about a 401.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::Response;
@@ -9,14 +10,66 @@ use super::auth::{self, Challenge, Credentials, Token};
 use super::error::{self, RegistryError};
 use super::origin::{self, Reach, Url};
 use super::{Client, SMALL_BODY, is_temporary, lock, read_capped, retry_after};
+use crate::credentials::{CredentialError, Login};
 
 impl Client {
     pub(super) fn authorization(&self, repository: &str) -> Option<String> {
         if let Some(header) = lock(&self.tokens).get(repository).and_then(Token::header) {
             return Some(header);
         }
-        let credentials = self.options.credentials.as_ref()?;
-        self.wants_basic.get().map(|()| credentials.basic())
+        self.wants_basic.get()?;
+        let login = self.login.get()?.as_ref().ok()?;
+        login.credentials.as_ref().map(Credentials::basic)
+    }
+
+    /// Looks the credentials up, once and only for this registry's name, whatever it answers.
+    fn login(&self) -> &Result<Login, Arc<CredentialError>> {
+        self.login
+            .get_or_init(|| self.options.credentials.find(&self.name).map_err(Arc::new))
+    }
+
+    /// Why stored credentials were not used although the registry asked, if it went on without.
+    pub(crate) fn unused_credentials(&self) -> Option<&CredentialError> {
+        self.login.get()?.as_ref().err().map(Arc::as_ref)
+    }
+
+    fn without_credentials(&self, object: &str, source: &Arc<CredentialError>) -> RegistryError {
+        RegistryError::Credentials {
+            registry: self.name.clone(),
+            object: object.to_owned(),
+            source: source.clone(),
+        }
+    }
+
+    /// What a 401 or 403 means to the user. `authorized` says whether the request had credentials
+    /// or a token.
+    pub(super) fn denied(
+        &self,
+        object: String,
+        message: Option<String>,
+        status: u16,
+        authorized: bool,
+    ) -> RegistryError {
+        let hint = match self.login.get() {
+            Some(Err(source)) => return self.without_credentials(&object, source),
+            Some(Ok(login)) if login.credentials.is_none() => {
+                format!("it does not exist, or {}", login.missing(&self.name))
+            }
+            Some(Ok(login)) if authorized && status == 401 => {
+                format!("{}, or the user may not read it", login.wrong())
+            }
+            Some(Ok(_)) if authorized => {
+                "the user may not read it, or it does not exist".to_owned()
+            }
+            // It has not asked for credentials.
+            _ => "it does not exist, or a login is needed".to_owned(),
+        };
+        RegistryError::Denied {
+            registry: self.name.clone(),
+            object,
+            message,
+            hint,
+        }
     }
 
     /// Does what a 401 asks for, so that the request can be repeated.
@@ -27,7 +80,7 @@ impl Client {
         object: &str,
     ) -> Result<(), RegistryError> {
         let values = headers.get_all(header::WWW_AUTHENTICATE);
-        let denied = |hint| {
+        let denied = |hint: String| {
             let (registry, object) = (self.name.clone(), object.to_owned());
             RegistryError::Denied {
                 registry,
@@ -38,16 +91,21 @@ impl Client {
         };
         match auth::parse_challenges(values.iter().filter_map(|value| value.to_str().ok())) {
             None => Err(denied(
-                "the registry asks for a kind of login that is not supported",
+                "the registry asks for a kind of login that is not supported".to_owned(),
             )),
             Some(Challenge::Basic) => {
-                let Some(credentials) = &self.options.credentials else {
-                    return Err(denied("a login is needed"));
+                let login = match self.login() {
+                    Err(source) => return Err(self.without_credentials(object, source)),
+                    Ok(login) => login,
+                };
+                let Some(credentials) = &login.credentials else {
+                    return Err(denied(login.missing(&self.name)));
                 };
                 if credentials.identity_token.is_some() && credentials.password.is_empty() {
-                    return Err(denied(
-                        "the registry asks for a password, and there is only an identity token",
-                    ));
+                    return Err(denied(format!(
+                        "the registry asks for a password, and {} has only an identity token",
+                        login.place
+                    )));
                 }
                 self.wants_basic.get_or_init(|| ());
                 Ok(())
@@ -85,7 +143,12 @@ impl Client {
             realm: shown(),
             reason: "it is not an http or https URL",
         })?;
-        let credentials = self.options.credentials.as_ref();
+        let credentials = match self.login() {
+            Ok(login) => login.credentials.as_ref(),
+            // Anybody may get a token for what is public.
+            Err(source) if source.is_of_helper() => None,
+            Err(source) => return Err(self.without_credentials(object, source)),
+        };
         let reach = if realm.origin.host == registry.host {
             Reach::Own
         } else {
@@ -131,16 +194,7 @@ impl Client {
                     registry: self.name.clone(),
                     realm: realm.origin.to_string(),
                 }),
-                401 | 403 => Err(RegistryError::Denied {
-                    registry: self.name.clone(),
-                    object: object.to_owned(),
-                    message: error::message_of(&body),
-                    hint: if credentials.is_some() {
-                        "user name or password is wrong"
-                    } else {
-                        "a login is needed"
-                    },
-                }),
+                401 | 403 => Err(self.token_denied(object, error::message_of(&body))),
                 _ => Err(RegistryError::Status {
                     registry: realm.origin.to_string(),
                     object: "token".to_owned(),
@@ -148,6 +202,20 @@ impl Client {
                     message: error::message_of(&body),
                 }),
             };
+        }
+    }
+
+    fn token_denied(&self, object: &str, message: Option<String>) -> RegistryError {
+        let hint = match self.login() {
+            Err(source) => return self.without_credentials(object, source),
+            Ok(login) if login.credentials.is_none() => login.missing(&self.name),
+            Ok(login) => login.wrong(),
+        };
+        RegistryError::Denied {
+            registry: self.name.clone(),
+            object: object.to_owned(),
+            message,
+            hint,
         }
     }
 

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::testing::{Reply, Request, Server, TestDirectory};
 
+mod stored;
+
 const MANIFEST: &str = r#"{"schemaVersion":2}"#;
 
 fn options() -> ClientOptions {
@@ -20,13 +22,21 @@ fn options() -> ClientOptions {
 fn with_credentials() -> ClientOptions {
     let (username, password) = ("user".to_owned(), "secret".to_owned());
     ClientOptions {
-        credentials: Some(Credentials {
+        credentials: CredentialSource::Given(Credentials {
             username,
             password,
             identity_token: None,
         }),
         ..options()
     }
+}
+
+fn given(change: impl FnOnce(&mut Credentials)) -> ClientOptions {
+    let mut options = with_credentials();
+    if let CredentialSource::Given(credentials) = &mut options.credentials {
+        change(credentials);
+    }
+    options
 }
 
 /// `Authorization` of user and password above.
@@ -319,8 +329,7 @@ fn tokens() {
     assert!(seen[1].target.contains("account=user"));
     assert_eq!(seen[2].header("authorization"), Some("Bearer of-user"));
 
-    let mut wrong = with_credentials();
-    wrong.credentials.as_mut().unwrap().password = "wrong".to_owned();
+    let wrong = given(|credentials| credentials.password = "wrong".to_owned());
     let error = manifest(&server.host(), &wrong).unwrap_err();
     assert!(
         error.to_string().contains("incorrect username or password"),
@@ -328,8 +337,7 @@ fn tokens() {
     );
 
     let server = token_server(None);
-    let mut refresh = with_credentials();
-    refresh.credentials.as_mut().unwrap().identity_token = Some("r&t".to_owned());
+    let refresh = given(|credentials| credentials.identity_token = Some("r&t".to_owned()));
     manifest(&server.host(), &refresh).unwrap();
     let seen = server.seen();
     assert_eq!(
