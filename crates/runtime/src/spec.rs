@@ -3,9 +3,15 @@
 //! Only what the runtime acts on has a type here; every other field is ignored on
 //! reading, as the specification asks. Field names are the specification's.
 
+mod resources;
+mod seccomp;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use resources::{Cpu, DeviceRule, Memory, Pids, Resources};
+pub use seccomp::{Seccomp, SeccompArg, SeccompRule};
 
 /// The version written into a `config.json` that Gantry makes.
 pub const OCI_VERSION: &str = "1.3.0";
@@ -234,136 +240,6 @@ pub struct Device {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-}
-
-/// `linux.resources`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Resources {
-    /// Device rules, applied in order after an implied first rule that denies all.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub devices: Vec<DeviceRule>,
-    /// Memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
-    /// Processor.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<Cpu>,
-    /// Number of tasks.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids: Option<Pids>,
-}
-
-/// One of `linux.resources.devices`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-pub struct DeviceRule {
-    /// Whether the rule allows or denies.
-    pub allow: bool,
-    /// `a` (all), `c` or `b`; absent means all.
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// Major number; absent or -1 means all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub major: Option<i64>,
-    /// Minor number; absent or -1 means all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub minor: Option<i64>,
-    /// Any of `r`, `w`, `m`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub access: Option<String>,
-}
-
-/// `linux.resources.memory`, in bytes; -1 means unlimited.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Memory {
-    /// Hard limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<i64>,
-    /// Soft limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reservation: Option<i64>,
-    /// Limit of memory and swap together.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub swap: Option<i64>,
-}
-
-/// `linux.resources.cpu`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Cpu {
-    /// Relative weight, 2 to 262144.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shares: Option<u64>,
-    /// Microseconds per period; -1 means unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub quota: Option<i64>,
-    /// Period, in microseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub period: Option<u64>,
-    /// Processors, as a list such as `0-2,7`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub cpus: String,
-    /// Memory nodes, as a list.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub mems: String,
-}
-
-/// `linux.resources.pids`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-pub struct Pids {
-    /// Highest number of tasks; 0 and -1 mean unlimited.
-    pub limit: i64,
-}
-
-/// `linux.seccomp`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Seccomp {
-    /// Action for a call that no rule matches, such as `SCMP_ACT_ERRNO`.
-    pub default_action: String,
-    /// Error number of a default `SCMP_ACT_ERRNO`; `EPERM` if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub default_errno_ret: Option<u32>,
-    /// Architectures besides the native one, such as `SCMP_ARCH_X86`.
-    pub architectures: Vec<String>,
-    /// Flags such as `SECCOMP_FILTER_FLAG_LOG`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub flags: Vec<String>,
-    /// Rules.
-    pub syscalls: Vec<SeccompRule>,
-}
-
-/// One of `linux.seccomp.syscalls`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct SeccompRule {
-    /// Names of system calls; unknown ones are skipped.
-    pub names: Vec<String>,
-    /// What happens on a match.
-    pub action: String,
-    /// Error number of `SCMP_ACT_ERRNO` or `SCMP_ACT_TRACE`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub errno_ret: Option<u32>,
-    /// Conditions, all of which must hold.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<SeccompArg>,
-}
-
-/// One of `linux.seccomp.syscalls.args`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct SeccompArg {
-    /// Index of the argument, 0 to 5.
-    pub index: u32,
-    /// What it is compared with; the mask of `SCMP_CMP_MASKED_EQ`.
-    pub value: u64,
-    /// The value of `SCMP_CMP_MASKED_EQ`.
-    pub value_two: u64,
-    /// Comparison, such as `SCMP_CMP_EQ`.
-    pub op: String,
 }
 
 fn is_false(value: &bool) -> bool {
