@@ -1,5 +1,6 @@
 //! Creating containers.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use gantry_image::digest::Digest;
@@ -7,12 +8,12 @@ use gantry_image::model::ImageConfig;
 use gantry_supervisor::record;
 
 use crate::attach::{AttachOptions, Attachment};
-use crate::config::{ContainerConfig, MountSource};
+use crate::config::{ContainerConfig, MountSource, NetworkMode};
 use crate::error::Error;
 use crate::merge::{CreateRequest, merge};
 use crate::operation::Operation;
 use crate::store::{ContainerRow, ImageRow, NewContainer, Phase};
-use crate::{Engine, names, paths};
+use crate::{Engine, Roots, launch, names, paths};
 
 /// A container that was made.
 #[derive(Clone, Debug)]
@@ -40,6 +41,43 @@ pub(crate) struct Prepared {
     pub(crate) config: ContainerConfig,
     pub(crate) image: ImageConfig,
     pub(crate) volumes: Vec<String>,
+    /// The connection to a supervisor that was started early.
+    pub(crate) supervisor: Option<OwnedFd>,
+}
+
+/// The beginning of a [`Engine::run`] that needs nothing of the installation's state: the
+/// container's id, and a supervisor that comes to life while the state is read and the
+/// container is made, which takes about as long.
+///
+/// Dropped, it leaves a mark by which the next command removes what there is.
+#[derive(Debug)]
+pub struct HeadStart {
+    id: String,
+    operation: Operation,
+    supervisor: OwnedFd,
+}
+
+impl HeadStart {
+    /// Starts a supervisor for a container that is to have a sandbox of its own. `None`
+    /// where it cannot be: the run itself says why.
+    #[must_use]
+    pub fn begin(roots: &Roots) -> Option<HeadStart> {
+        let id = names::random_id();
+        let operation = Operation::begin(roots, &id).ok()?;
+        match launch::spawn_supervisor(&roots.sandbox(&id)) {
+            Ok(supervisor) => Some(HeadStart {
+                id,
+                operation,
+                supervisor,
+            }),
+            Err(_) => {
+                if paths::remove_directory(&roots.sandbox(&id)).is_ok() {
+                    operation.finish();
+                }
+                None
+            }
+        }
+    }
 }
 
 /// How often a made-up name is made up again when it is taken.
@@ -54,7 +92,7 @@ impl Engine {
     pub fn create(&self, request: CreateRequest) -> Result<Created, Error> {
         let id = names::random_id();
         let operation = Operation::begin(&self.roots, &id)?;
-        let made = self.create_as(&id, &request);
+        let made = self.create_as(&id, &request, None);
         if made.is_err() {
             self.discard_unmade(&id);
         }
@@ -74,10 +112,17 @@ impl Engine {
         &self,
         request: CreateRequest,
         attach: Option<AttachOptions>,
+        head_start: Option<HeadStart>,
     ) -> Result<Running, Error> {
-        let id = names::random_id();
-        let operation = Operation::begin(&self.roots, &id)?;
-        let prepared = match self.create_as(&id, &request) {
+        let (id, operation, supervisor) = match head_start {
+            Some(begun) => (begun.id, begun.operation, Some(begun.supervisor)),
+            None => {
+                let id = names::random_id();
+                let operation = Operation::begin(&self.roots, &id)?;
+                (id, operation, None)
+            }
+        };
+        let prepared = match self.create_as(&id, &request, supervisor) {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.discard_unmade(&id);
@@ -105,7 +150,12 @@ impl Engine {
         }
     }
 
-    fn create_as(&self, id: &str, request: &CreateRequest) -> Result<Prepared, Error> {
+    fn create_as(
+        &self,
+        id: &str,
+        request: &CreateRequest,
+        supervisor: Option<OwnedFd>,
+    ) -> Result<Prepared, Error> {
         if let Some(name) = &request.name {
             names::check("container", name)?;
         }
@@ -120,6 +170,14 @@ impl Engine {
                 check_bind(path, *create)?;
             }
         }
+        let supervisor = if matches!(config.network, NetworkMode::Container(_)) {
+            // It shares another one's.
+            drop(supervisor);
+            self.remove_sandbox_if_dead(id);
+            None
+        } else {
+            supervisor
+        };
         paths::private_directory(&self.roots.container_data(id))?;
         for name in ["upper", "work"] {
             make_layer_directory(&self.roots.container_data(id).join(name))?;
@@ -166,6 +224,7 @@ impl Engine {
             config,
             image,
             volumes: volumes.into_iter().map(|(name, _)| name).collect(),
+            supervisor,
         })
     }
 
@@ -185,7 +244,7 @@ impl Engine {
         if !config.stop_signal.is_empty() {
             crate::container::parse_signal(&config.stop_signal)?;
         }
-        if let crate::config::NetworkMode::Container(name) = &config.network {
+        if let NetworkMode::Container(name) = &config.network {
             self.find(name)?;
         }
         Ok(())
@@ -275,6 +334,7 @@ impl Engine {
             let _ = store.delete_container(id, true, crate::store::Durability::Normal);
         }
         let _ = paths::remove_directory(&self.roots.container_data(id));
+        self.remove_sandbox_if_dead(id);
     }
 }
 

@@ -80,6 +80,7 @@ impl Engine {
             config,
             image,
             volumes,
+            supervisor: None,
         })
     }
 
@@ -91,7 +92,8 @@ impl Engine {
         attach: Option<AttachOptions>,
     ) -> Result<(Option<Attachment>, Vec<String>), Error> {
         let id = prepared.row.id.clone();
-        let started = self.launch_steps(&prepared, attach);
+        let mut prepared = prepared;
+        let started = self.launch_steps(&mut prepared, attach);
         if let Err(error) = &started {
             self.undo_launch(&id);
             if !prepared.row.auto_remove
@@ -110,12 +112,14 @@ impl Engine {
 
     fn launch_steps(
         &self,
-        prepared: &Prepared,
+        prepared: &mut Prepared,
         attach: Option<AttachOptions>,
     ) -> Result<(Option<Attachment>, Vec<String>), Error> {
+        let early = prepared.supervisor.take();
         let row = &prepared.row;
         let id = &row.id;
-        let layers = self.layer_paths(&row.image_id, &prepared.image)?;
+        let mut layers = self.layer_paths(&row.image_id, &prepared.image)?;
+        layers.insert(0, crate::init_layer::ensure(&self.roots)?);
         let run_dir = self.roots.container_run(id);
         paths::private_directory(&run_dir)?;
         let shared = self.shared_sandbox(&prepared.config.network)?;
@@ -127,14 +131,15 @@ impl Engine {
             source,
         })?;
         // The supervisor starts while the rest is made ready.
-        let first = if shared.is_some() {
-            socket::connect(&directory).map_err(|source| Error::Supervisor {
-                id: sandbox.clone(),
-                source,
-            })?
-        } else {
-            paths::private_directory(&directory)?;
-            spawn_supervisor(&directory)?
+        let first = match early {
+            Some(first) => first,
+            None if shared.is_some() => {
+                socket::connect(&directory).map_err(|source| Error::Supervisor {
+                    id: sandbox.clone(),
+                    source,
+                })?
+            }
+            None => spawn_supervisor(&directory)?,
         };
         let network = self.network_order(id, &prepared.config, shared.is_some())?;
         self.write_managed_files(id, &prepared.config, &network, shared.as_deref())?;
@@ -305,7 +310,8 @@ impl Engine {
 /// (CVE-2019-5736). The clone is closed before anything is ordered, and from then on
 /// nobody can change its protection, not even with CAP_SYS_ADMIN: it is in no mount
 /// namespace any more.
-fn spawn_supervisor(directory: &Path) -> Result<OwnedFd, Error> {
+pub(crate) fn spawn_supervisor(directory: &Path) -> Result<OwnedFd, Error> {
+    paths::private_directory(directory)?;
     let program = companion("gantry-supervisor")?;
     let fail = |source| Error::Path {
         action: "start the supervisor",

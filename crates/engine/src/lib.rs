@@ -11,6 +11,7 @@ mod create;
 mod error;
 mod exec;
 mod images;
+mod init_layer;
 mod inspect;
 mod launch;
 mod list;
@@ -31,7 +32,7 @@ use std::path::Path;
 use store::Store;
 
 pub use attach::{AttachEvent, AttachOptions, Attachment};
-pub use create::{Created, Running};
+pub use create::{Created, HeadStart, Running};
 pub use error::Error;
 pub use exec::ExecRequest;
 pub use gantry_image as image;

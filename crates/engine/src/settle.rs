@@ -59,6 +59,10 @@ impl Engine {
         let state = self.run_state(id);
         let never_ran = state.is_none() && !self.roots.container_run(id).exists();
         if never_ran {
+            // At most a supervisor was waiting for it.
+            if self.roots.sandbox(id).exists() {
+                self.leave_sandbox(id)?;
+            }
             return Ok(());
         }
         match &state {
@@ -97,9 +101,10 @@ impl Engine {
         if !ended_well && self.roots.container_run(id).exists() {
             self.remove_outside(id);
         }
+        // The supervisor ends in the meantime.
+        paths::remove_directory(&self.roots.container_data(id))?;
         self.leave_sandbox(id)?;
         paths::remove_directory(&self.roots.container_run(id))?;
-        paths::remove_directory(&self.roots.container_data(id))?;
         let orphans = self
             .store()?
             .delete_container(id, volumes, Durability::Normal)?;

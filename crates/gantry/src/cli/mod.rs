@@ -48,12 +48,16 @@ impl Context {
         if let Some(engine) = self.engine.get() {
             return Ok(engine);
         }
-        let roots = Roots {
+        let engine = Engine::open(self.roots())?;
+        Ok(self.engine.get_or_init(|| engine))
+    }
+
+    /// Where the installation is.
+    pub fn roots(&self) -> Roots {
+        Roots {
             data: self.data_root.clone(),
             run: self.run_root.clone(),
-        };
-        let engine = Engine::open(roots)?;
-        Ok(self.engine.get_or_init(|| engine))
+        }
     }
 }
 

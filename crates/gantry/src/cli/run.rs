@@ -1,5 +1,6 @@
 //! `run` and `create`.
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::os::fd::AsFd;
 
@@ -10,7 +11,8 @@ use rustix::event::{PollFd, PollFlags};
 use super::Context;
 use super::options::{self, PullPolicy, RunOptions, Surroundings};
 use super::pull::{self, Verbosity};
-use crate::api::{AttachOptions, Attachment, Engine, Error};
+use crate::api::config::NetworkMode;
+use crate::api::{AttachOptions, Attachment, Engine, Error, HeadStart};
 use crate::error::{CliError, ENGINE_FAILED, Outcome};
 use crate::output;
 use crate::session::{self, End, Local, Options};
@@ -52,14 +54,24 @@ pub fn run(context: &Context, matches: &ArgMatches) -> Outcome {
         return Err(CliError::NotATerminal);
     }
     let work = || {
+        let head_start = Cell::new(head_start(context, &options));
         let engine = context.engine()?;
         if options.detach {
-            detached(engine, &options)
+            detached(engine, &options, &head_start)
         } else {
-            attached(engine, &options)
+            attached(engine, &options, &head_start)
         }
     };
     work().map_err(with_engine_code)
+}
+
+/// What can begin before the installation is opened, if it is likely to be of use.
+fn head_start(context: &Context, options: &RunOptions) -> Option<HeadStart> {
+    let own_sandbox = !matches!(options.config.network, NetworkMode::Container(_));
+    let soon = options.pull != PullPolicy::Always && options.cid_file.is_none();
+    (own_sandbox && soon)
+        .then(|| HeadStart::begin(&context.roots()))
+        .flatten()
 }
 
 /// Reads the flags against this process's own surroundings.
@@ -89,14 +101,18 @@ fn with_engine_code(error: CliError) -> CliError {
     error.with_code(code)
 }
 
-fn detached(engine: &Engine, options: &RunOptions) -> Outcome {
+fn detached(
+    engine: &Engine,
+    options: &RunOptions,
+    head_start: &Cell<Option<HeadStart>>,
+) -> Outcome {
     let id = if options.cid_file.is_some() {
         let id = make(engine, options, None)?;
         engine.start(&id, None)?;
         id
     } else {
         let running = pulling(engine, options, None, || {
-            engine.run(options.request(), None)
+            engine.run(options.request(), None, head_start.take())
         })?;
         warn(&running.warnings);
         running.id
@@ -105,7 +121,11 @@ fn detached(engine: &Engine, options: &RunOptions) -> Outcome {
     Ok(0)
 }
 
-fn attached(engine: &Engine, options: &RunOptions) -> Outcome {
+fn attached(
+    engine: &Engine,
+    options: &RunOptions,
+    head_start: &Cell<Option<HeadStart>>,
+) -> Outcome {
     let streams = options.attach;
     // Blocked before the container exists: a signal that comes while it starts is for it.
     let signals = take_signals(options.signal_proxy && !options.config.tty)?;
@@ -121,7 +141,9 @@ fn attached(engine: &Engine, options: &RunOptions) -> Outcome {
         let guard = raw()?;
         (id.clone(), engine.start(&id, Some(attach()))?, guard)
     } else {
-        let started = || -> Result<_, Error> { engine.run(options.request(), Some(attach())) };
+        let started = || -> Result<_, Error> {
+            engine.run(options.request(), Some(attach()), head_start.take())
+        };
         let running = pulling(engine, options, Some(&signals), started)?;
         warn(&running.warnings);
         (running.id, running.attachment, raw()?)

@@ -127,6 +127,8 @@ impl Worker {
         self.connections.push(Connection::new(socket)?);
         self.client_expected_until = None;
         self.successor = false;
+        // While the client is still busy with the order.
+        self.layout = Layout::detect().ok();
         Ok(())
     }
 
