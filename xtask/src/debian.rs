@@ -13,14 +13,19 @@ use crate::process;
 /// would change what a developer's machine boots, so `vm` only unpacks it.
 pub const FOR_TESTS: &[&str] = &[
     "busybox-static",  // the root file system of most tests
+    "crun",            // containers by another runtime
     "curl",            // an outside client of published ports
     "docker-registry", // a registry that is not ours
     "e2fsprogs",       // mke2fs -d makes the VM's disks without mounting
+    "gcc",             // compiles the caller of libseccomp
     "iproute2",        // looks at links and addresses with other eyes
     "kmod",            // depmod for the VM's modules
+    "libc6-dev",       // for what gcc compiles
+    "libseccomp-dev",  // says what a seccomp profile means, with code that is not ours
     "mmdebstrap",      // a real root file system, and the VM's
     "nftables",        // decodes the tables that we write
     "qemu-system-x86", // the VM
+    "runc",            // containers by another runtime
     "skopeo",          // pushes images with code that is not ours
     "sqlite3",         // looks for leases that nobody holds
     "strace",          // the crash test injects SIGKILL with it

@@ -71,6 +71,8 @@ pub struct ContainerConfig {
     pub dns_options: Vec<String>,
     /// Options of the log: `max-size`, `max-file`.
     pub log_options: BTreeMap<String, String>,
+    /// OCI runtime, by name or absolute path; empty means the supervisor itself.
+    pub runtime: String,
 }
 
 /// One port of a container.

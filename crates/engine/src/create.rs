@@ -241,6 +241,13 @@ impl Engine {
                 reason: error.to_string(),
             })?;
         }
+        let foreign = crate::runtimes::find(&config.runtime)?;
+        if let (Some(runtime), true) = (foreign, config.init) {
+            return Err(Error::Invalid {
+                option: "--init".into(),
+                reason: format!("containers of {} have no init of ours", runtime.name),
+            });
+        }
         if !config.stop_signal.is_empty() {
             crate::container::parse_signal(&config.stop_signal)?;
         }

@@ -148,6 +148,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A runtime that is not known, not there or not executable.
+    #[error("unknown or invalid runtime name: {name}")]
+    UnknownRuntime {
+        /// What was asked for.
+        name: String,
+    },
     /// A container that is not running.
     #[error("container {} is not running", short(id))]
     NotRunning {
@@ -269,6 +275,9 @@ impl Error {
             Error::ImageInUse { container, .. } => format!("remove the container with `gantry rm {}`", short(container)),
             Error::NotRunning { id } => format!("start it with `gantry start {}`", short(id)),
             Error::Ambiguous { .. } => "give more of the id, or the name".into(),
+            Error::UnknownRuntime { .. } => {
+                "`gantry info` lists the runtimes that are here; another one is named by the absolute path of its program".into()
+            }
             Error::NotRoot => "use sudo".into(),
             Error::NewerStore { .. } => "install that release, or use another --data-root".into(),
             Error::Store { source, .. } => store_hint(source)?,

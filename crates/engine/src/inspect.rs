@@ -8,7 +8,7 @@ use crate::config::{ContainerConfig, ContainerPort, MountSource, NetworkMode, Se
 use crate::error::Error;
 use crate::list::{Life, network_name};
 use crate::store::ContainerRow;
-use crate::{Engine, order};
+use crate::{Engine, order, runtimes};
 
 /// What Docker shows for a time that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -304,7 +304,7 @@ fn host_config(config: &ContainerConfig) -> Value {
         "SecurityOpt": if security.is_empty() { Value::Null } else { json!(security) },
         "UTSMode": "", "UsernsMode": "",
         "ShmSize": if config.shm_size == 0 { 64 << 20 } else { config.shm_size },
-        "Runtime": "gantry", "Isolation": "", "Init": config.init,
+        "Runtime": runtimes::shown_name(&config.runtime), "Isolation": "", "Init": config.init,
     });
     let more = json!({
         "CpuShares": resources.cpu_shares, "Memory": resources.memory, "NanoCpus": resources.nano_cpus,

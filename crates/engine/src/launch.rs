@@ -2,18 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use gantry_runtime::sealed::clone_read_only;
 use gantry_supervisor::client::{Client, Event};
 use gantry_supervisor::order::{BirthOrder, NetworkOrder};
 use gantry_supervisor::protocol::Attach;
 use gantry_supervisor::{record, socket};
-use gantry_sys::mount::{Attributes, RDONLY, set_attributes};
-use rustix::fs::{CWD, FlockOperation};
-use rustix::mount::OpenTreeFlags;
+use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::attach::{AttachOptions, Attachment};
@@ -318,7 +317,7 @@ pub(crate) fn spawn_supervisor(directory: &Path) -> Result<OwnedFd, Error> {
         path: program.clone(),
         source,
     };
-    let sealed = seal(&program).map_err(fail)?;
+    let sealed = clone_read_only(&program).map_err(fail)?;
     let lock = fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -344,21 +343,6 @@ pub(crate) fn spawn_supervisor(directory: &Path) -> Result<OwnedFd, Error> {
         .spawn()
         .map_err(fail)?;
     Ok(ours)
-}
-
-/// A read-only mount of one file, attached nowhere.
-fn seal(program: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let mount = rustix::mount::open_tree(CWD, program, flags)?;
-    set_attributes(
-        mount.as_fd(),
-        Attributes {
-            set: RDONLY,
-            ..Attributes::default()
-        },
-        false,
-    )?;
-    Ok(mount)
 }
 
 /// A program that lies beside this one.

@@ -11,6 +11,7 @@ mod create;
 mod error;
 mod exec;
 mod images;
+mod info;
 mod init_layer;
 mod inspect;
 mod launch;
@@ -23,6 +24,7 @@ mod operation;
 mod order;
 mod paths;
 mod recover;
+mod runtimes;
 mod settle;
 mod store;
 

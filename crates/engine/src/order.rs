@@ -129,6 +129,7 @@ pub fn make(source: Source<'_>) -> Result<BirthOrder, Error> {
         settle_command: source.settle_command.clone(),
         log: Some(log(roots, source.id, config)?),
         summary: summary(&source),
+        runtime: crate::runtimes::find(&config.runtime)?,
         lower: source.layers,
         network: source.network,
     })
@@ -428,6 +429,7 @@ fn resources(config: &ContainerConfig) -> Resources {
             0 => None,
             swap => Some(swap),
         },
+        ..Memory::default()
     };
     const PERIOD: u64 = 100_000;
     let quota = (asked.nano_cpus > 0).then_some(asked.nano_cpus / 10_000);
@@ -437,6 +439,7 @@ fn resources(config: &ContainerConfig) -> Resources {
         period: quota.map(|_| PERIOD),
         cpus: asked.cpuset_cpus.clone(),
         mems: asked.cpuset_mems.clone(),
+        ..Cpu::default()
     };
     Resources {
         devices,
@@ -450,6 +453,7 @@ fn resources(config: &ContainerConfig) -> Resources {
         pids: (asked.pids_limit != 0).then_some(Pids {
             limit: asked.pids_limit,
         }),
+        ..Resources::default()
     }
 }
 
@@ -562,6 +566,7 @@ fn user_mounts(source: &Source<'_>) -> Vec<Mount> {
                 kind: kind.into(),
                 source: from,
                 options,
+                ..Mount::default()
             }
         })
         .collect();
@@ -591,6 +596,7 @@ fn managed_files(source: &Source<'_>) -> Vec<Mount> {
             kind: "bind".into(),
             source: directory.join(name).to_string_lossy().into_owned(),
             options: vec!["bind".into(), "rprivate".into()],
+            ..Mount::default()
         })
         .collect()
 }

@@ -4,17 +4,21 @@
 //! of its own file (CVE-2019-5736). The story, in order:
 //!
 //! parent: open what lies on the host (root, bind sources, control group) → clone →
-//! child: join the control group → enter the root → mounts, devices, masks → terminal →
-//! say that all is prepared, wait for the word → parent: attach the network, record the
-//! container, give the word → child: inner network, user, capabilities, filter → exec.
+//! child: join the control group → mounts and devices in the root → enter the root →
+//! terminal, masks → say that all is prepared, wait for the word → parent: attach the
+//! network, record the container, give the word → child: inner network, user,
+//! capabilities, filter → exec.
 //!
-//! A child whose parent dies before the word reads the end of the pipe and ends.
+//! Some configurations need the parent on the way ([`crate::attend`]): to map the ids of a
+//! user namespace, to run hooks. A child whose parent dies before the word reads the end of
+//! the pipe and ends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use gantry_sys::process::{Child, Clone3, Fork, clone3, exit_now, unshare};
-use rustix::fs::Mode;
+use gantry_sys::process::{Child, Clone3, Fork, clone3, exit_now, install_fd, unshare};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -22,11 +26,13 @@ use rustix::net::{
 
 use crate::cgroup::{Group, Layout};
 use crate::error::{BirthError, Step};
-use crate::mounts;
+use crate::hooks::{self, HookPlan};
+use crate::joiner::clone_through;
+use crate::namespaces::{self, Namespaces, flags};
 use crate::process::{self, Identity};
 use crate::rootfs::{self, RootSource};
-use crate::spec::{Linux, Mount, NamespaceKind, Process, Spec};
-use crate::terminal;
+use crate::spec::{Mount, NamespaceKind, Process, Seccomp, Spec};
+use crate::{attend, masks, mounts, path, seccomp, terminal, validate};
 
 /// Standard input, output and error of a process.
 #[derive(Debug)]
@@ -62,6 +68,20 @@ pub struct Plan<'a> {
     pub init: bool,
     /// Work inside, such as the addresses of the container's interface.
     pub inside: &'a mut InsideWork<'a>,
+    /// A FIFO, opened as a path or for both directions, that takes the place of the word:
+    /// the child looks its program up before it says that all is prepared, then opens the
+    /// FIFO for writing, which waits for a reader, and writes one byte "0". A failure after
+    /// that is written to the FIFO as text; its end without a text means that the program
+    /// runs. The parent may be gone by then.
+    pub gate: Option<OwnedFd>,
+    /// Hooks that are run during the birth, and what they are told.
+    pub hooks: Option<HookPlan<'a>>,
+    /// Number of descriptors from 3 on that stay open over the exec as they are: those that
+    /// the caller was given. What is marked close-on-exec is closed there as well.
+    pub keep_fds: u32,
+    /// Whether the root is entered by chroot(2): for hosts whose root is a ramfs, which
+    /// pivot_root(2) refuses. What lies under it can then be reached with `CAP_SYS_CHROOT`.
+    pub no_pivot: bool,
 }
 
 /// A process that is being born.
@@ -81,6 +101,10 @@ pub enum News {
     Terminal(OwnedFd),
     /// Something that was asked for and is not possible here.
     Warning(String),
+    /// What the filter asks by (`SCMP_ACT_NOTIFY`); the child waits for
+    /// [`Birth::deliver_listener`]. It comes after the word, or where there is a gate,
+    /// before [`News::Prepared`].
+    Listener(OwnedFd),
     /// Everything is prepared; the child waits for [`Birth::give_the_word`].
     Prepared,
     /// The program runs.
@@ -89,19 +113,22 @@ pub enum News {
     Failed(BirthError),
 }
 
-/// Clones the child and returns at once; the rest is told by [`Birth::news`].
+/// Clones the child and returns at once, or once the parent's part in the set-up is done
+/// (hooks, a user namespace); the rest is told by [`Birth::news`].
 ///
 /// # Errors
 /// [`BirthError`], after which nothing is left of the attempt.
-pub fn begin(plan: Plan<'_>) -> Result<Birth, BirthError> {
+pub fn begin(mut plan: Plan<'_>) -> Result<Birth, BirthError> {
     let linux = plan.spec.linux.as_ref();
     let process = plan
         .spec
         .process
         .as_ref()
         .ok_or_else(|| BirthError::Invalid("the configuration names no process".into()))?;
+    validate::check(plan.spec, &plan.joined)?;
+    let kinds = namespaces::sort(linux, &plan.joined);
     let root = rootfs::prepare(plan.root)?;
-    let mounts = mounts::prepare(&plan.spec.mounts)?;
+    let mounts = mounts::prepare(&plan, kinds)?;
     let join_files = match plan.group {
         Some(group) => group
             .join_files()
@@ -110,36 +137,83 @@ pub fn begin(plan: Plan<'_>) -> Result<Birth, BirthError> {
     };
     let prepared = process::prepare(process, linux)?;
     let (parent_end, child_end) = channel()?;
-    let flags = namespace_flags(linux);
     let options = Clone3 {
-        flags,
+        flags: kinds.cloned,
         cgroup: plan.group.and_then(Group::v2_directory),
     };
-    match clone3(options).step(|| "cannot clone the container's process".into())? {
-        Fork::Parent(Child { pid, pidfd }) => Ok(Birth {
-            pid,
-            pidfd,
-            channel: parent_end,
-        }),
+    let joined = std::mem::take(&mut plan.joined);
+    let (side, channel) = if kinds.joiner {
+        let join = || namespaces::join_all(&joined);
+        clone_through((parent_end, child_end), options, join)?
+    } else {
+        match clone3(options).step(|| "cannot clone the container's process".into())? {
+            Fork::Parent(child) => (Fork::Parent(child), parent_end),
+            Fork::Child => {
+                drop(parent_end);
+                (Fork::Child, child_end)
+            }
+        }
+    };
+    match side {
+        Fork::Parent(Child { pid, pidfd }) => {
+            let birth = Birth {
+                pid,
+                pidfd,
+                channel,
+            };
+            match attend::attend(&birth, &plan, kinds) {
+                Ok(()) => Ok(birth),
+                Err(error) => {
+                    birth.abandon();
+                    Err(error)
+                }
+            }
+        }
         Fork::Child => {
-            drop(parent_end);
-            let channel = child_end;
+            let joined = if kinds.joiner { Vec::new() } else { joined };
             let body = Body {
                 plan,
+                kinds,
+                joined,
                 process,
                 root,
                 mounts,
                 join_files,
                 prepared,
             };
+            let mut listener = Listener {
+                channel,
+                gate: None,
+            };
             // Only a failure returns from there.
-            let error = body.live(&channel).err();
+            let error = body.live(&mut listener).err();
             if let Some(error) = error {
-                report(&channel, &error);
+                listener.hear(&error);
             }
             exit_now(1)
         }
     }
+}
+
+/// Who is told of a failure: the parent, or the one that has opened the gate.
+struct Listener {
+    channel: OwnedFd,
+    gate: Option<OwnedFd>,
+}
+
+impl Listener {
+    fn hear(&self, error: &BirthError) {
+        match &self.gate {
+            // If nobody listens any more there is nobody left to tell.
+            Some(gate) => hear(gate, error),
+            None => report(&self.channel, error),
+        }
+    }
+}
+
+/// Tells the one that has opened the gate of a failure.
+pub(crate) fn hear(gate: &OwnedFd, error: &BirthError) {
+    let _ = rustix::io::write(gate, error.chain().as_bytes());
 }
 
 fn channel() -> Result<(OwnedFd, OwnedFd), BirthError> {
@@ -162,14 +236,19 @@ pub(crate) fn report(channel: &OwnedFd, error: &BirthError) {
 
 /// Says that all is prepared and waits for the parent's word.
 pub(crate) fn wait_for_the_word(channel: &OwnedFd) -> Result<(), BirthError> {
-    rustix::net::send(channel, b"P", SendFlags::NOSIGNAL)
+    ask(channel, b'P')
+}
+
+/// Tells the parent where the child is, and waits until it may go on.
+pub(crate) fn ask(channel: &OwnedFd, place: u8) -> Result<(), BirthError> {
+    rustix::net::send(channel, &[place], SendFlags::NOSIGNAL)
         .step(|| "cannot reach the supervisor".into())?;
     let mut word = [0u8; 1];
     loop {
         match rustix::net::recv(channel, &mut word[..], RecvFlags::empty()) {
             Ok((1, _)) => return Ok(()),
             Ok(_) => exit_now(1),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(_) => exit_now(1),
         }
     }
@@ -214,12 +293,43 @@ impl Birth {
         self.channel.as_fd()
     }
 
+    /// Ends the child and leaves nothing of it.
+    pub(crate) fn abandon(self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+        let _ = rustix::process::waitid(
+            rustix::process::WaitId::PidFd(self.pidfd.as_fd()),
+            rustix::process::WaitIdOptions::EXITED,
+        );
+    }
+
+    pub(crate) fn channel(&self) -> &OwnedFd {
+        &self.channel
+    }
+
     /// Lets the child go on to the program.
     ///
     /// # Errors
     /// [`BirthError::Step`] if the child is gone; its own report says more.
     pub fn give_the_word(&self) -> Result<(), BirthError> {
         rustix::net::send(&self.channel, b"G", SendFlags::NOSIGNAL)
+            .step(|| "the container's process ended during its start".into())?;
+        Ok(())
+    }
+
+    /// Sends the listener of [`News::Listener`] to the socket that the profile names, with
+    /// the container's state in JSON, and lets the child go on.
+    ///
+    /// # Errors
+    /// [`BirthError`] if nobody takes it; the child still waits, and is to be ended.
+    pub fn deliver_listener(
+        &self,
+        listener: &OwnedFd,
+        profile: &Seccomp,
+        state: &str,
+    ) -> Result<(), BirthError> {
+        seccomp::send_listener(profile, listener.as_fd(), self.pid, state)?;
+        // Not the word, which a successor of the parent may have given twice.
+        rustix::net::send(&self.channel, b"L", SendFlags::NOSIGNAL)
             .step(|| "the container's process ended during its start".into())?;
         Ok(())
     }
@@ -238,10 +348,10 @@ impl Birth {
                 RecvFlags::CMSG_CLOEXEC,
             ) {
                 Ok(message) => break message.bytes,
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 // A second word, from a successor, was still unread when the child's end
                 // was closed. What the child has said comes after this error, or the end.
-                Err(rustix::io::Errno::CONNRESET) => {}
+                Err(Errno::CONNRESET) => {}
                 Err(errno) => {
                     return News::Failed(BirthError::Step {
                         step: "cannot read from the container's process".into(),
@@ -256,6 +366,18 @@ impl Birth {
             None => News::Running,
             Some((b'P', _)) => News::Prepared,
             Some((b'W', rest)) => News::Warning(text(rest)),
+            Some((b'L', &[a, b, c, d])) => {
+                let number = i32::from_le_bytes([a, b, c, d]);
+                match seccomp::listener::take(self.pidfd.as_fd(), number, self.as_fd()) {
+                    Ok(Some(listener)) => News::Listener(listener),
+                    // There is none, and the child says why.
+                    Ok(None) => self.news(),
+                    Err(source) => News::Failed(BirthError::Step {
+                        step: "cannot fetch the seccomp listener".into(),
+                        source,
+                    }),
+                }
+            }
             Some((b'M', _)) => {
                 let master = control.drain().find_map(|message| match message {
                     RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
@@ -266,100 +388,74 @@ impl Birth {
                     None => News::Failed(BirthError::Invalid("the terminal got lost".into())),
                 }
             }
-            Some((_, rest)) => {
-                let (code, message) = rest
-                    .split_first()
-                    .map_or((125, ""[..].as_bytes()), |(code, rest)| {
-                        (i32::from(*code), rest)
-                    });
-                News::Failed(BirthError::Reported {
-                    code,
-                    message: text(message),
-                })
-            }
+            Some((_, rest)) => News::Failed(BirthError::reported(rest)),
         }
     }
-}
-
-/// Namespaces that the clone itself makes. The cgroup namespace comes later, in the
-/// child: its root is the group that the process is in at that moment.
-fn namespace_flags(linux: Option<&Linux>) -> u64 {
-    let mut flags = libc_flags::NEWNS;
-    for namespace in linux.iter().flat_map(|linux| &linux.namespaces) {
-        if namespace.path.is_none() {
-            flags |= match namespace.kind {
-                NamespaceKind::Pid => libc_flags::NEWPID,
-                NamespaceKind::Network => libc_flags::NEWNET,
-                NamespaceKind::Ipc => libc_flags::NEWIPC,
-                NamespaceKind::Uts => libc_flags::NEWUTS,
-                NamespaceKind::Mount => libc_flags::NEWNS,
-                NamespaceKind::User | NamespaceKind::Cgroup | NamespaceKind::Time => 0,
-            };
-        }
-    }
-    flags
-}
-
-/// The kernel's numbers (`include/uapi/linux/sched.h`).
-pub(crate) mod libc_flags {
-    pub(crate) const NEWNS: u64 = 0x2_0000;
-    pub(crate) const NEWCGROUP: u64 = 0x200_0000;
-    pub(crate) const NEWUTS: u64 = 0x400_0000;
-    pub(crate) const NEWIPC: u64 = 0x800_0000;
-    pub(crate) const NEWPID: u64 = 0x2000_0000;
-    pub(crate) const NEWNET: u64 = 0x4000_0000;
-    pub(crate) const PARENT: u64 = 0x8000;
 }
 
 /// The child's side.
 struct Body<'a> {
     plan: Plan<'a>,
+    kinds: Namespaces,
+    joined: Vec<(NamespaceKind, OwnedFd)>,
     process: &'a Process,
     root: rootfs::PreparedRoot,
-    mounts: Vec<mounts::PreparedMount<'a>>,
+    mounts: mounts::PreparedMounts<'a>,
     join_files: Vec<OwnedFd>,
     prepared: process::Prepared,
 }
 
 impl Body<'_> {
-    fn live(mut self, channel: &OwnedFd) -> Result<(), BirthError> {
+    fn live(mut self, listener: &mut Listener) -> Result<(), BirthError> {
+        let channel = &listener.channel;
         let spec = self.plan.spec;
         let linux = spec.linux.as_ref();
+        let propagation = linux.map_or("", |linux| &linux.rootfs_propagation);
         // What the new process makes has exactly the modes that are given.
         rustix::process::umask(Mode::empty());
         rustix::process::setsid().step(|| "cannot make a session".into())?;
         join_group(&self.join_files)?;
         self.join_files.clear();
-        for (kind, namespace) in self.plan.joined.drain(..) {
-            gantry_sys::process::setns(namespace.as_fd(), 0)
-                .step(|| format!("cannot join the {kind:?} namespace"))?;
+        namespaces::join_all(&self.joined)?;
+        self.joined.clear();
+        // With the caller's own ids, to which a path of the host is open.
+        let place = match (self.plan.root, &self.plan.hooks) {
+            (RootSource::Directory(directory), Some(_)) => directory.to_str().unwrap_or("/"),
+            _ => "/",
+        };
+        let root = rootfs::attach_root(self.root, place, propagation)?;
+        make_late_namespaces(self.kinds)?;
+        if attend::needs_names(&self.plan, self.kinds) {
+            ask(channel, attend::NAMED)?;
         }
-        if makes(linux, NamespaceKind::Cgroup) {
-            unshare(libc_flags::NEWCGROUP as i32)
-                .step(|| "cannot make a cgroup namespace".into())?;
+        if self.kinds.makes_user {
+            namespaces::become_root();
         }
-        rootfs::enter(
-            self.root,
-            linux.map_or("", |linux| &linux.rootfs_propagation),
-        )?;
-        let root = rootfs::open_root()?;
+        let proc = open_proc()?;
+        if self.kinds.makes_time {
+            enter_time(proc.as_fd())?;
+        }
         // Before the first mount, which could already be led astray by such a link.
         if matches!(self.plan.root, RootSource::Overlay(_)) {
             rootfs::replace_links(root.as_fd())?;
         }
-        let no_devices = Vec::new();
-        let devices = linux.map_or(&no_devices, |linux| &linux.devices);
-        mounts::make_all(root.as_fd(), self.mounts, devices, self.plan.layout)?;
-        if makes(linux, NamespaceKind::Uts) {
-            set_names(&spec.hostname, &spec.domainname)?;
+        mounts::make_all(root.as_fd(), self.mounts, linux, self.plan.layout)?;
+        if let Some(plan) = &self.plan.hooks {
+            if attend::has_parents_hooks(plan) {
+                ask(channel, attend::MOUNTED)?;
+            }
+            let pid = rustix::process::getpid().as_raw_nonzero().get();
+            let state = plan.state.json("creating", Some(pid))?;
+            hooks::run(&plan.hooks.create_container, &state)?;
         }
-        let proc = open_proc()?;
+        rootfs::pivot(root.as_fd(), self.plan.no_pivot)?;
+        set_names(&spec.hostname, &spec.domainname)?;
         if let Some(linux) = linux {
             process::set_sysctls(proc.as_fd(), &linux.sysctl)?;
         }
         let identity = match self.plan.user {
             Some(text) => Identity::resolve(root.as_fd(), text)?,
-            None => Identity::from_spec(&self.process.user),
+            None => Identity::from_spec(root.as_fd(), self.process),
         };
         let stdio = match self.plan.stdio {
             Stdio::Plain(fds) => fds,
@@ -372,16 +468,40 @@ impl Body<'_> {
             }
         };
         if let Some(linux) = linux {
-            mounts::make_read_only(root.as_fd(), &linux.readonly_paths)?;
-            mounts::mask(root.as_fd(), &linux.masked_paths)?;
+            masks::make_read_only(root.as_fd(), &linux.readonly_paths)?;
+            masks::mask(root.as_fd(), &linux.masked_paths)?;
         }
         let directory = process::working_directory(root.as_fd(), &self.process.cwd, true)?;
+        rootfs::set_propagation(root.as_fd(), propagation)?;
         if spec.root.as_ref().is_some_and(|root| root.readonly) {
             read_only_root(root.as_fd())?;
         }
         drop(root);
-        wait_for_the_word(channel)?;
-        (self.plan.inside)(proc.as_fd()).map_err(BirthError::Invalid)?;
+        let mut late_gate = None;
+        let is_gated = self.plan.gate.is_some();
+        if is_gated {
+            (self.plan.inside)(proc.as_fd()).map_err(BirthError::Invalid)?;
+            // The wait may be long: who waits for the end of the caller's own streams must
+            // not wait for that (containerd reads those of a `create` with a terminal).
+            for (number, fd) in (0..).zip(&stdio) {
+                install_fd(fd.as_fd(), number)
+                    .step(|| "cannot install the standard streams".into())?;
+            }
+        }
+        match self.plan.gate.take() {
+            None => wait_for_the_word(channel)?,
+            Some(gate) if self.prepared.asks() => {
+                process::look_up(directory.as_fd(), self.process)?;
+                late_gate = Some(gate);
+            }
+            Some(gate) => {
+                process::look_up(directory.as_fd(), self.process)?;
+                listener.gate = Some(pass(channel, gate, proc.as_fd())?);
+            }
+        }
+        if !is_gated {
+            (self.plan.inside)(proc.as_fd()).map_err(BirthError::Invalid)?;
+        }
         let finish = process::Finish {
             process: self.process,
             prepared: self.prepared,
@@ -390,9 +510,59 @@ impl Body<'_> {
             directory,
             proc,
             init: self.plan.init,
+            linux,
+            other_user: self.kinds.other_user,
+            start_hooks: self.plan.hooks,
+            late_gate,
+            keep_fds: self.plan.keep_fds,
         };
-        Err(finish.execute(channel))
+        Err(finish.execute(&listener.channel))
     }
+}
+
+/// Says that all is prepared and waits at the gate instead of for the word.
+pub(crate) fn pass(
+    channel: &OwnedFd,
+    gate: OwnedFd,
+    proc: BorrowedFd<'_>,
+) -> Result<OwnedFd, BirthError> {
+    rustix::net::send(channel, b"P", SendFlags::NOSIGNAL)
+        .step(|| "cannot reach the supervisor".into())?;
+    let failed = || "cannot wait for the start".to_owned();
+    // By the number, as the FIFO lies outside of the root; in a procfs that is ours.
+    let file = format!("self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&gate));
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let opened = loop {
+        match rustix::fs::openat(proc, &*file, flags, Mode::empty()) {
+            Err(Errno::INTR) => {}
+            other => break other.step(failed)?,
+        }
+    };
+    drop(gate);
+    rustix::io::write(&opened, b"0").step(failed)?;
+    Ok(opened)
+}
+
+/// Makes the namespaces that the clone leaves out.
+fn make_late_namespaces(kinds: Namespaces) -> Result<(), BirthError> {
+    if kinds.makes_cgroup {
+        unshare(flags::NEWCGROUP as i32).step(|| "cannot make a cgroup namespace".into())?;
+    }
+    if kinds.makes_time {
+        // For the children at first, so that its clocks can still be set.
+        unshare(flags::NEWTIME as i32).step(|| "cannot make a time namespace".into())?;
+    }
+    Ok(())
+}
+
+/// Enters the time namespace that is made; since Linux 6.1 the exec would do it too, but only
+/// then.
+fn enter_time(proc: BorrowedFd<'_>) -> Result<(), BirthError> {
+    let failed = || "cannot enter the time namespace".to_owned();
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let namespace =
+        rustix::fs::openat(proc, "self/ns/time_for_children", flags, Mode::empty()).step(failed)?;
+    gantry_sys::process::setns(namespace.as_fd(), flags::NEWTIME as i32).step(failed)
 }
 
 /// Moves the calling process into its control groups.
@@ -404,15 +574,6 @@ pub(crate) fn join_group(files: &[OwnedFd]) -> Result<(), BirthError> {
         rustix::io::write(file, b"0").step(|| "cannot join the control group".into())?;
     }
     Ok(())
-}
-
-fn makes(linux: Option<&Linux>, kind: NamespaceKind) -> bool {
-    linux.is_some_and(|linux| {
-        linux
-            .namespaces
-            .iter()
-            .any(|namespace| namespace.kind == kind && namespace.path.is_none())
-    })
 }
 
 fn set_names(hostname: &str, domainname: &str) -> Result<(), BirthError> {
@@ -430,17 +591,28 @@ fn set_names(hostname: &str, domainname: &str) -> Result<(), BirthError> {
 /// A procfs of the new process's own namespaces that is attached nowhere, so that nothing
 /// can be mounted over any part of it (CVE-2019-16884, CVE-2025-52881), and that the
 /// read-only paths of the container do not touch.
-fn open_proc() -> Result<OwnedFd, BirthError> {
-    let failed = || "cannot make a procfs".to_owned();
-    let context =
-        rustix::mount::fsopen("proc", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC).step(failed)?;
-    rustix::mount::fsconfig_create(context.as_fd()).step(failed)?;
+///
+/// In a user namespace the kernel may refuse it: then it is the one on /proc, where every
+/// access makes sure that nothing is mounted over.
+pub(crate) fn open_proc() -> Result<OwnedFd, BirthError> {
+    match new_proc() {
+        Err(Errno::PERM) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            path::open_host("/proc", flags).step(|| "cannot open /proc".into())
+        }
+        other => other.step(|| "cannot make a procfs".into()),
+    }
+}
+
+fn new_proc() -> Result<OwnedFd, Errno> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+    let context = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(context.as_fd())?;
     rustix::mount::fsmount(
         context.as_fd(),
-        rustix::mount::FsMountFlags::FSMOUNT_CLOEXEC,
-        rustix::mount::MountAttrFlags::empty(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
     )
-    .step(failed)
 }
 
 fn read_only_root(root: BorrowedFd<'_>) -> Result<(), BirthError> {
@@ -464,6 +636,7 @@ pub fn default_mounts(shm_size: u64) -> Vec<Mount> {
         kind: kind.into(),
         source: kind.into(),
         options: options.iter().map(|&option| option.into()).collect(),
+        ..Mount::default()
     };
     vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),

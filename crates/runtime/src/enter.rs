@@ -1,34 +1,31 @@
 //! A further process in a running container: exec.
 //!
-//! A short-lived joiner enters the namespaces and clones the process with the joiner's
-//! own parent as its parent (the pid namespace holds for children only). Both are out
-//! of the container's reach: not dumpable until the program's own exec (CVE-2016-9962).
+//! A short-lived joiner enters the namespaces and clones the process ([`crate::joiner`]).
+//! Both are out of the container's reach: not dumpable until the program's own exec
+//! (CVE-2016-9962).
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use gantry_sys::process::{Child, Clone3, Fork, clone3, exit_now, setns};
-use rustix::fs::{Mode, OFlags};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
-use rustix::process::{WaitId, WaitIdOptions};
+use gantry_sys::process::{Child, Clone3, Fork, exit_now};
+use rustix::fs::Mode;
 
-use crate::birth::{
-    Birth, Stdio, join_group, libc_flags, report, send_terminal, wait_for_the_word,
-};
+use crate::attend::give_streams;
+use crate::birth::{Birth, Stdio, join_group, open_proc, report, send_terminal, wait_for_the_word};
 use crate::cgroup::Group;
 use crate::error::{BirthError, Step};
+use crate::joiner::clone_through;
+use crate::namespaces::{self, flags};
 use crate::process::{self, Identity};
-use crate::spec::{Linux, Process};
-use crate::{path, rootfs, terminal};
+use crate::schedule::Affinity;
+use crate::spec::{Linux, NamespaceKind, Process};
+use crate::{rootfs, terminal, validate};
 
 /// Everything that an exec needs.
 pub struct EnterPlan<'a> {
     /// The process.
     pub process: &'a Process,
-    /// Its filter, in `seccomp`.
+    /// Its filter, in `seccomp`, and the container's namespaces, by which a user or time
+    /// namespace is found.
     pub linux: Option<&'a Linux>,
     /// User as text, resolved in the container; absent means the ids of the configuration.
     pub user: Option<&'a str>,
@@ -38,6 +35,8 @@ pub struct EnterPlan<'a> {
     pub group: Option<&'a Group>,
     /// Standard streams.
     pub stdio: Stdio,
+    /// As [`crate::birth::Plan::keep_fds`].
+    pub keep_fds: u32,
 }
 
 /// Clones the process and returns at once; the rest is told by [`Birth::news`].
@@ -45,8 +44,10 @@ pub struct EnterPlan<'a> {
 /// # Errors
 /// [`BirthError`], after which nothing is left of the attempt.
 pub fn begin(plan: EnterPlan<'_>) -> Result<Birth, BirthError> {
+    let no_linux = Linux::default();
+    validate::check_process(plan.process, plan.linux.unwrap_or(&no_linux))?;
     let prepared = process::prepare(plan.process, plan.linux)?;
-    let join_files = match plan.group {
+    let mut join_files = match plan.group {
         Some(group) => group
             .join_files()
             .map_err(|error| BirthError::Invalid(error.to_string()))?,
@@ -59,126 +60,104 @@ pub fn begin(plan: EnterPlan<'_>) -> Result<Birth, BirthError> {
         None,
     )
     .step(|| "cannot make the channel to the new process".into())?;
-    let options = Clone3 {
+    let kinds = kinds(plan.linux);
+    let affinity = match &plan.process.exec_cpu_affinity {
+        None => Affinity::default(),
+        Some(asked) => Affinity::parse(asked)?,
+    };
+    let mut options = Clone3 {
         flags: 0,
         cgroup: plan.group.and_then(Group::v2_directory),
     };
-    match clone3(options).step(|| "cannot clone the joining process".into())? {
-        Fork::Parent(joiner) => {
-            drop(child_end);
-            let born = receive(&parent_end);
-            let _ =
-                rustix::process::waitid(WaitId::PidFd(joiner.pidfd.as_fd()), WaitIdOptions::EXITED);
-            let (pid, pidfd) = born?;
-            Ok(Birth::new(pid, pidfd, parent_end))
+    // The initial processors hold until the group is joined, whose processors may be others.
+    if affinity.has_initial()
+        && let Some(group) = plan.group
+    {
+        options.cgroup = None;
+        let late = group
+            .v2_join_file()
+            .map_err(|error| BirthError::Invalid(error.to_string()))?;
+        join_files.extend(late);
+    }
+    let join = || {
+        affinity.set_initial()?;
+        join_group(&join_files)?;
+        namespaces::join_container(plan.container, kinds)
+    };
+    let (side, channel) = clone_through((parent_end, child_end), options, join)?;
+    match side {
+        Fork::Parent(Child { pid, pidfd }) => {
+            let birth = Birth::new(pid, pidfd, channel);
+            if kinds & flags::NEWUSER == 0 {
+                return Ok(birth);
+            }
+            match attend(&birth, &plan) {
+                Ok(()) => Ok(birth),
+                Err(error) => {
+                    birth.abandon();
+                    Err(error)
+                }
+            }
         }
         Fork::Child => {
-            drop(parent_end);
-            let error = join(plan, prepared, &join_files, &child_end).err();
+            let error = affinity
+                .set_last()
+                .and_then(|()| live(plan, prepared, kinds & flags::NEWUSER != 0, &channel))
+                .err();
             if let Some(error) = error {
-                report(&child_end, &error);
+                report(&channel, &error);
             }
             exit_now(1)
         }
     }
 }
 
-/// The joiner's message: the process id and the handle of the process it has cloned.
-fn receive(channel: &OwnedFd) -> Result<(i32, OwnedFd), BirthError> {
-    let mut buffer = [0u8; 4096];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let failed = || "the joining process ended without a word".to_owned();
-    let length = loop {
-        let mut parts = [io::IoSliceMut::new(&mut buffer)];
-        match rustix::net::recvmsg(channel, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Ok(message) => break message.bytes,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno).step(failed),
-        }
-    };
-    let message = &buffer[..length];
-    if let Some((b'F', rest)) = message.split_first() {
-        let code = rest.first().map_or(125, |&code| i32::from(code));
-        let text = String::from_utf8_lossy(rest.get(1..).unwrap_or_default()).into_owned();
-        return Err(BirthError::Reported {
-            code,
-            message: text,
-        });
+/// What only the parent may do for a process in another user namespace.
+fn attend(birth: &Birth, plan: &EnterPlan<'_>) -> Result<(), BirthError> {
+    if let Some(score) = plan.process.oom_score_adj {
+        process::set_oom_score(birth.pid, score)?;
     }
-    let pidfd = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    match (message, pidfd) {
-        (&[b'E', a, b, c, d], Some(pidfd)) => Ok((i32::from_le_bytes([a, b, c, d]), pidfd)),
-        _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)).step(failed),
+    match plan.user {
+        None => give_streams(birth.pid, &plan.stdio, plan.process),
+        // Who that is turns out inside.
+        Some(_) => Ok(()),
     }
 }
 
-fn join(
-    plan: EnterPlan<'_>,
-    prepared: process::Prepared,
-    join_files: &[OwnedFd],
-    channel: &OwnedFd,
-) -> Result<(), BirthError> {
-    process::hide();
-    join_group(join_files)?;
-    let namespaces = libc_flags::NEWNS
-        | libc_flags::NEWPID
-        | libc_flags::NEWNET
-        | libc_flags::NEWIPC
-        | libc_flags::NEWUTS
-        | libc_flags::NEWCGROUP;
-    setns(plan.container, namespaces as i32)
-        .step(|| "cannot join the container's namespaces: it is not running".into())?;
-    // The child speaks on the same channel, where the joiner's message has to be the first:
-    // it waits until the joiner has ended.
-    let (ended, open) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .step(|| "cannot make a pipe".into())?;
-    let options = Clone3 {
-        flags: libc_flags::PARENT,
-        cgroup: None,
-    };
-    match clone3(options).step(|| "cannot clone into the container: it is not running".into())? {
-        Fork::Parent(Child { pid, pidfd }) => {
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            let fds = [pidfd.as_fd()];
-            control.push(SendAncillaryMessage::ScmRights(&fds));
-            let [a, b, c, d] = pid.to_le_bytes();
-            let message = [b'E', a, b, c, d];
-            rustix::net::sendmsg(
-                channel,
-                &[io::IoSlice::new(&message)],
-                &mut control,
-                SendFlags::NOSIGNAL,
-            )
-            .step(|| "cannot reach the supervisor".into())?;
-            exit_now(0)
-        }
-        Fork::Child => {
-            drop(open);
-            let _ = rustix::io::read(&ended, &mut [0u8; 1]);
-            drop(ended);
-            live(plan, prepared, channel)
-        }
+/// The namespaces that are joined. A user or a time namespace is asked for only where the
+/// container has one: the kernel refuses the joining of the own user namespace.
+fn kinds(linux: Option<&Linux>) -> u64 {
+    let always = flags::NEWNS
+        | flags::NEWPID
+        | flags::NEWNET
+        | flags::NEWIPC
+        | flags::NEWUTS
+        | flags::NEWCGROUP;
+    let listed = linux
+        .iter()
+        .flat_map(|linux| &linux.namespaces)
+        .fold(0, |kinds, namespace| kinds | namespace.kind.flag());
+    if listed & flags::NEWUSER != 0 {
+        // What such a container shares with the host may not be joined from inside of its
+        // user namespace, not even by whoever is in it already.
+        return listed | flags::NEWNS;
     }
+    always | listed & NamespaceKind::Time.flag()
 }
 
 fn live(
     plan: EnterPlan<'_>,
     prepared: process::Prepared,
+    other_user: bool,
     channel: &OwnedFd,
 ) -> Result<(), BirthError> {
     rustix::process::umask(Mode::empty());
     rustix::process::setsid().step(|| "cannot make a session".into())?;
     let root = rootfs::open_root()?;
-    let proc = path::open_without_links(root.as_fd(), "/proc", OFlags::PATH | OFlags::DIRECTORY)
-        .step(|| "cannot open /proc of the container".into())?;
+    let proc = open_proc()?;
     let identity = match plan.user {
         Some(text) => Identity::resolve(root.as_fd(), text)?,
-        None => Identity::from_spec(&plan.process.user),
+        None => Identity::from_spec(root.as_fd(), plan.process),
     };
     let stdio = match plan.stdio {
         Stdio::Plain(fds) => fds,
@@ -200,6 +179,11 @@ fn live(
         directory,
         proc,
         init: false,
+        linux: plan.linux,
+        other_user,
+        start_hooks: None,
+        late_gate: None,
+        keep_fds: plan.keep_fds,
     };
     Err(finish.execute(channel))
 }

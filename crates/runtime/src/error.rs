@@ -65,6 +65,17 @@ impl BirthError {
         }
     }
 
+    /// Reads what a child has reported: an exit code and a text.
+    pub(crate) fn reported(message: &[u8]) -> BirthError {
+        let (code, text) = message
+            .split_first()
+            .map_or((125, &[][..]), |(code, text)| (i32::from(*code), text));
+        BirthError::Reported {
+            code,
+            message: String::from_utf8_lossy(text).into_owned(),
+        }
+    }
+
     /// The error and its causes in one line.
     #[must_use]
     pub fn chain(&self) -> String {

@@ -2,20 +2,36 @@
 //!
 //! Single-threaded and synchronous; nothing here keeps state between calls.
 
+mod attend;
 pub mod birth;
 pub mod capabilities;
 pub mod cgroup;
-mod copy;
+pub mod copy;
+mod devices;
 pub mod enter;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
+mod group_mounts;
+pub mod hooks;
+mod id_map;
+mod joiner;
+mod label;
+mod masks;
 mod mounts;
+pub mod namespaces;
+mod net_devices;
 mod options;
 pub mod path;
 pub mod process;
+pub mod rdt;
 pub mod rootfs;
+mod schedule;
+pub mod sealed;
 pub mod seccomp;
 pub mod spec;
 mod terminal;
 pub mod user;
+pub mod validate;
 
 pub use error::BirthError;

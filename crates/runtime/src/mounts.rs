@@ -4,47 +4,161 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use gantry_sys::mount::{Attributes, RDONLY, set_attributes};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, makedev, mknodat, symlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
+use crate::birth::Plan;
 use crate::cgroup::Layout;
 use crate::copy::copy_tree;
 use crate::error::{BirthError, Step};
+use crate::group_mounts::{self, GroupView};
+use crate::id_map::Lenders;
+use crate::namespaces::Namespaces;
 use crate::options::{self, MountOptions};
-use crate::path;
-use crate::rootfs::{STANDARD_PLACES, attach, clone_mount};
-use crate::spec::{Device, Mount};
+use crate::rootfs::{STANDARD_PLACES, attach};
+use crate::spec::{Linux, Mount, NamespaceKind};
+use crate::{devices, path};
 
-/// A mount whose source, if it is a path of the host, is already open.
+/// A mount whose source, if it is a path of the host, is already open, unless only the child
+/// may open it.
 #[derive(Debug)]
-pub struct PreparedMount<'a> {
+struct PreparedMount<'a> {
     spec: &'a Mount,
     options: MountOptions,
     source: Option<OwnedFd>,
 }
 
-/// Opens the sources of bind mounts, while the host's root is still there.
+/// All mounts of a container, before they are made.
+#[derive(Debug)]
+pub(crate) struct PreparedMounts<'a> {
+    mounts: Vec<PreparedMount<'a>>,
+    view: Option<GroupView>,
+    /// Whether control groups are shown read-only even if nobody asks for it.
+    protect_groups: bool,
+}
+
+/// Opens the sources of bind mounts, while the host's root is still there, with the rights of
+/// the caller. A relative source is relative to the caller's working directory, which the
+/// specification wants to be the bundle.
 ///
 /// # Errors
 /// [`BirthError`].
-pub fn prepare(mounts: &[Mount]) -> Result<Vec<PreparedMount<'_>>, BirthError> {
-    mounts
-        .iter()
-        .map(|mount| {
-            let options = options::parse(&mount.options);
-            let bind = options.bind || mount.kind == "bind";
-            let source = if bind {
-                Some(open_source(mount, &options)?)
-            } else {
-                None
+pub(crate) fn prepare<'a>(
+    plan: &Plan<'a>,
+    kinds: Namespaces,
+) -> Result<PreparedMounts<'a>, BirthError> {
+    let spec = plan.spec;
+    let linux = spec.linux.as_ref();
+    let mut lenders = Lenders::default();
+    let mut mounts = Vec::with_capacity(spec.mounts.len());
+    let mut shows_groups = false;
+    for mount in &spec.mounts {
+        let mut options = options::parse(&mount.options);
+        let mut source = None;
+        if options::is_bind(mount) {
+            let opened = match open_source(mount, &options) {
+                // The child may, in its own user namespace.
+                Err(BirthError::Step { source, .. })
+                    if kinds.makes_user
+                        && is_refused(&source)
+                        && options.id_map.is_none()
+                        && mount.uid_mappings.is_empty() =>
+                {
+                    None
+                }
+                other => Some(other?),
             };
-            Ok(PreparedMount {
-                spec: mount,
-                options,
-                source,
-            })
-        })
-        .collect()
+            if let Some(opened) = &opened
+                && (options.id_map.is_some() || !mount.uid_mappings.is_empty())
+            {
+                let deep = options.id_map.unwrap_or(false);
+                map_ids(opened.as_fd(), mount, deep, plan, kinds, &mut lenders)?;
+            }
+            source = opened;
+        } else if options.id_map.is_some() {
+            return Err(BirthError::Invalid(format!(
+                "mounts: {}: only bind mounts can be id-mapped",
+                mount.destination
+            )));
+        } else if let Some(label) = linux.map(|linux| &linux.mount_label)
+            && !label.is_empty()
+        {
+            add_label(&mut options, &mount.kind, label)?;
+        }
+        shows_groups |= matches!(&*mount.kind, "cgroup" | "cgroup2");
+        mounts.push(PreparedMount {
+            spec: mount,
+            options,
+            source,
+        });
+    }
+    let own_groups = kinds.makes_cgroup
+        || plan
+            .joined
+            .iter()
+            .any(|(kind, _)| *kind == NamespaceKind::Cgroup);
+    let view = match plan.group {
+        Some(group) if shows_groups && !own_groups && rustix::process::geteuid().is_root() => {
+            Some(group_mounts::view(plan.layout, group)?)
+        }
+        _ => None,
+    };
+    Ok(PreparedMounts {
+        mounts,
+        view,
+        // Whoever has no rights on the host would have them on the host's groups
+        // (CVE-2023-25809).
+        protect_groups: !own_groups && (kinds.other_user || !rustix::process::geteuid().is_root()),
+    })
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::PERM.raw_os_error())
+}
+
+fn add_label(options: &mut MountOptions, kind: &str, label: &str) -> Result<(), BirthError> {
+    if rustix::fs::stat("/sys/fs/selinux").is_err() {
+        return Err(BirthError::Invalid(
+            "linux.mountLabel: SELinux is not enabled".into(),
+        ));
+    }
+    if !matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2") {
+        options.data.push(("context".into(), Some(label.into())));
+    }
+    Ok(())
+}
+
+fn map_ids<'a>(
+    source: BorrowedFd<'_>,
+    mount: &'a Mount,
+    deep: bool,
+    plan: &Plan<'a>,
+    kinds: Namespaces,
+    lenders: &mut Lenders<'a>,
+) -> Result<(), BirthError> {
+    let failed = || format!("cannot map the ids of mount {}", mount.destination);
+    let map = |namespace: &OwnedFd| {
+        gantry_sys::mount::set_id_mapping(source, namespace.as_fd(), deep).step(failed)
+    };
+    if !mount.uid_mappings.is_empty() {
+        return map(lenders.namespace(&mount.uid_mappings, &mount.gid_mappings)?);
+    }
+    // Without mappings of its own it has those of the container.
+    let joined = plan
+        .joined
+        .iter()
+        .find(|(kind, _)| *kind == NamespaceKind::User);
+    match (joined, &plan.spec.linux) {
+        (Some((_, namespace)), _) => map(namespace),
+        (None, Some(linux)) if kinds.makes_user => {
+            map(lenders.namespace(&linux.uid_mappings, &linux.gid_mappings)?)
+        }
+        _ => Err(BirthError::Invalid(format!(
+            "mounts: {}: idmap needs uidMappings and gidMappings, or a user namespace",
+            mount.destination
+        ))),
+    }
 }
 
 fn open_source(mount: &Mount, options: &MountOptions) -> Result<OwnedFd, BirthError> {
@@ -61,17 +175,20 @@ fn open_source(mount: &Mount, options: &MountOptions) -> Result<OwnedFd, BirthEr
     rustix::mount::open_tree(CWD, &*mount.source, flags).step(failed)
 }
 
-/// Makes all mounts, in the calling process's root and mount namespace.
+/// Makes all mounts below `root`, which is attached in the calling process's mount namespace,
+/// and the devices.
 ///
 /// # Errors
 /// [`BirthError`].
-pub fn make_all(
+pub(crate) fn make_all(
     root: BorrowedFd<'_>,
-    mounts: Vec<PreparedMount<'_>>,
-    devices: &[Device],
+    prepared: PreparedMounts<'_>,
+    linux: Option<&Linux>,
     layout: &Layout,
 ) -> Result<(), BirthError> {
-    for mount in mounts {
+    let devices = linux.map_or(&[][..], |linux| &linux.devices);
+    let mut has_dev = false;
+    for mut mount in prepared.mounts {
         let destination = path::clean(&mount.spec.destination);
         if destination == "/" {
             return Err(BirthError::Invalid(format!(
@@ -79,34 +196,88 @@ pub fn make_all(
                 mount.spec.destination
             )));
         }
+        has_dev |= destination == "/dev";
         let failed = || format!("cannot mount {} on {destination}", describe(mount.spec));
-        if let Some(source) = &mount.source {
+        if options::is_bind(mount.spec) {
+            let opened;
+            let source = match &mount.source {
+                Some(source) => source,
+                None => {
+                    opened = open_source(mount.spec, &mount.options)?;
+                    &opened
+                }
+            };
             bind(root, source.as_fd(), &destination, &mount).step(failed)?;
             continue;
         }
-        let target = target_directory(root, &destination)?;
         match &*mount.spec.kind {
-            "cgroup" => cgroups(root, target.as_fd(), &destination, &mount, layout).step(failed)?,
+            "cgroup" | "cgroup2" => {
+                if prepared.protect_groups {
+                    mount.options.attributes.set |= RDONLY;
+                    mount.options.attributes.clear &= !RDONLY;
+                }
+                let target = target_directory(root, &destination)?;
+                let view = prepared.view.as_ref();
+                group_mounts::show(
+                    root,
+                    target.as_fd(),
+                    &destination,
+                    &mount.options,
+                    layout,
+                    view,
+                )
+                .step(|| format!("cannot mount {} on {destination}", describe(mount.spec)))?;
+            }
             kind => {
+                if kind == "tmpfs" && !mount.options.data.iter().any(|(key, _)| key == "mode") {
+                    keep_mode(root, &destination, &mut mount.options);
+                }
+                let target = target_directory(root, &destination)?;
+                let failed = || format!("cannot mount {kind} on {destination}");
                 if !["proc", "sysfs"].contains(&kind) {
                     check_target(root, target.as_fd()).step(failed)?;
                 }
-                let made = new_mount(kind, &mount.spec.source, &mount.options).step(failed)?;
+                // Read-only last, where it still has to be filled.
+                let fills = mount.options.copy_up || destination == "/dev";
+                let made =
+                    new_mount(kind, &mount.spec.source, &mount.options, fills).step(failed)?;
                 if mount.options.copy_up {
                     let from =
                         path::open_in_root(root, &destination, OFlags::RDONLY | OFlags::DIRECTORY)
                             .step(failed)?;
-                    copy_tree(from.as_fd(), made.as_fd()).step(failed)?;
+                    let to = open_directory(made.as_fd()).step(failed)?;
+                    copy_tree(from.as_fd(), to.as_fd()).step(failed)?;
                 }
+                let mut bound = Vec::new();
                 if destination == "/dev" {
-                    fill_dev(made.as_fd(), devices).step(|| "cannot fill /dev".into())?;
+                    bound = devices::fill(made.as_fd(), devices)?;
                 }
-                finish(made.as_fd(), &mount.options).step(failed)?;
+                if fills && flags_of(&mount.options) & RDONLY != 0 {
+                    set_attributes(made.as_fd(), READ_ONLY, false).step(failed)?;
+                }
                 attach(made.as_fd(), target.as_fd(), "").step(failed)?;
+                devices::bind_all(root, &bound)?;
             }
         }
     }
-    Ok(())
+    if !has_dev {
+        let dev = target_directory(root, "/dev")?;
+        let bound = devices::fill(dev.as_fd(), devices)?;
+        devices::bind_all(root, &bound)?;
+    }
+    devices::make_elsewhere(root, devices)
+}
+
+/// Without a mode of its own a tmpfs has the mode of what it covers, if there was something
+/// (so has runc's, and images rely on it for their /tmp).
+fn keep_mode(root: BorrowedFd<'_>, destination: &str, options: &mut MountOptions) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let covered = path::open_in_root(root, destination, flags)
+        .and_then(|covered| Ok(rustix::fs::fstat(covered)?));
+    if let Ok(covered) = covered {
+        let mode = format!("{:o}", covered.st_mode & 0o7777);
+        options.data.push(("mode".into(), Some(mode)));
+    }
 }
 
 fn describe(mount: &Mount) -> &str {
@@ -165,26 +336,22 @@ fn bind(
         check_target(root, target.as_fd())?;
     }
     if mount.options.copy_up && is_directory {
-        let image = rustix::fs::openat(
-            &target,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let image = open_directory(target.as_fd())?;
         copy_up(image.as_fd(), source)?;
     }
     finish(source, &mount.options)?;
     attach(source, target.as_fd(), "")
 }
 
+/// Opens a directory for reading that is open as a path only.
+fn open_directory(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(directory, ".", flags, Mode::empty())?)
+}
+
 /// Fills a volume that is still empty with what the image has at its place.
 fn copy_up(image: BorrowedFd<'_>, volume: BorrowedFd<'_>) -> io::Result<()> {
-    let volume = rustix::fs::openat(
-        volume,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let volume = open_directory(volume)?;
     if crate::copy::is_empty(volume.as_fd())? {
         copy_tree(image, volume.as_fd())
     } else {
@@ -219,7 +386,6 @@ fn over_the_kernels() -> io::Error {
     )
 }
 
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 const SYSFS_MAGIC: i64 = 0x6265_6572;
 
 fn is_of(fd: BorrowedFd<'_>, magic: i64) -> io::Result<bool> {
@@ -227,11 +393,11 @@ fn is_of(fd: BorrowedFd<'_>, magic: i64) -> io::Result<bool> {
 }
 
 fn is_procfs_or_sysfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(is_of(fd, PROC_SUPER_MAGIC)? || is_of(fd, SYSFS_MAGIC)?)
+    Ok(is_of(fd, path::PROC_SUPER_MAGIC)? || is_of(fd, SYSFS_MAGIC)?)
 }
 
 /// Applies attributes and propagation to a mount that is still attached nowhere.
-fn finish(mount: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
+pub(crate) fn finish(mount: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
     const MS_PRIVATE: u64 = 1 << 18;
     let (propagation, deep) = options.propagation.unwrap_or((MS_PRIVATE, true));
     set_attributes(
@@ -251,239 +417,74 @@ fn finish(mount: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// A new mount of a file system, attached nowhere.
-fn new_mount(kind: &str, source: &str, options: &MountOptions) -> io::Result<OwnedFd> {
+pub(crate) const READ_ONLY: Attributes = Attributes {
+    set: RDONLY,
+    clear: 0,
+    propagation: 0,
+};
+
+/// The attributes that a new mount begins with: there is nothing below it yet.
+pub(crate) fn flags_of(options: &MountOptions) -> u64 {
+    options.recursive_attributes.set & !options.attributes.clear | options.attributes.set
+}
+
+/// A new mount of a file system, attached nowhere. It is private as it is made, and has its
+/// attributes, but for being read-only where it is to be `filled` first: no further system
+/// call is needed for them.
+pub(crate) fn new_mount(
+    kind: &str,
+    source: &str,
+    options: &MountOptions,
+    filled: bool,
+) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    configure(context.as_fd(), source, options).map_err(|errno| explain(&context, errno))?;
+    let delayed = if filled { RDONLY } else { 0 };
+    let flags = flags_of(options) & !delayed;
+    let made = rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::from_bits_retain(flags as u32),
+    )?;
+    if let Some((propagation, deep)) = options.propagation {
+        let attributes = Attributes {
+            propagation,
+            ..Attributes::default()
+        };
+        set_attributes(made.as_fd(), attributes, deep)?;
+    }
+    Ok(made)
+}
+
+fn configure(context: BorrowedFd<'_>, source: &str, options: &MountOptions) -> Result<(), Errno> {
     if !source.is_empty() {
-        rustix::mount::fsconfig_set_string(context.as_fd(), "source", source)?;
+        rustix::mount::fsconfig_set_string(context, "source", source)?;
+    }
+    // A read-only medium cannot be opened in any other way.
+    if options.attributes.set & RDONLY != 0 && source.starts_with('/') {
+        rustix::mount::fsconfig_set_flag(context, "ro")?;
     }
     for (key, value) in &options.data {
         match value {
             Some(value) => {
-                rustix::mount::fsconfig_set_string(context.as_fd(), key.as_str(), value.as_str())?;
+                rustix::mount::fsconfig_set_string(context, key.as_str(), value.as_str())?;
             }
-            None => rustix::mount::fsconfig_set_flag(context.as_fd(), key.as_str())?,
+            None => rustix::mount::fsconfig_set_flag(context, key.as_str())?,
         }
     }
-    rustix::mount::fsconfig_create(context.as_fd())?;
-    Ok(rustix::mount::fsmount(
-        context.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )?)
+    rustix::mount::fsconfig_create(context)
 }
 
-/// The control groups of the container's cgroup namespace, as `/sys/fs/cgroup` shows them.
-fn cgroups(
-    root: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    destination: &str,
-    mount: &PreparedMount<'_>,
-    layout: &Layout,
-) -> io::Result<()> {
-    let Some(hierarchies) = layout.v1_hierarchies() else {
-        let made = new_mount("cgroup2", "cgroup", &MountOptions::default())?;
-        finish(made.as_fd(), &mount.options)?;
-        return attach(made.as_fd(), target, "");
-    };
-    let data = vec![("mode".to_owned(), Some("755".to_owned()))];
-    let top = new_mount(
-        "tmpfs",
-        "tmpfs",
-        &MountOptions {
-            data,
-            ..MountOptions::default()
-        },
-    )?;
-    attach(top.as_fd(), target, "")?;
-    for hierarchy in hierarchies {
-        let data = hierarchy.mount_options();
-        let made = new_mount(
-            "cgroup",
-            "cgroup",
-            &MountOptions {
-                data,
-                ..MountOptions::default()
-            },
-        )?;
-        finish(made.as_fd(), &mount.options)?;
-        let name = hierarchy.directory_name();
-        rustix::fs::mkdirat(&top, name, Mode::from_raw_mode(0o755))?;
-        let place = path::open_in_root(root, &format!("{destination}/{name}"), OFlags::PATH)?;
-        attach(made.as_fd(), place.as_fd(), "")?;
-    }
-    // Read-only last: the directories above had to be made first.
-    set_attributes(top.as_fd(), mount.options.attributes, false)
-}
-
-/// The nodes that every container has (runtime-spec, "Default Devices").
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-
-const LINKS: [(&str, &str); 5] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-];
-
-/// Fills a fresh tmpfs that nobody else can reach yet, so no name in it can be a trap.
-fn fill_dev(dev: BorrowedFd<'_>, devices: &[Device]) -> io::Result<()> {
-    for (name, major, minor) in DEVICES {
-        mknodat(
-            dev,
-            name,
-            FileType::CharacterDevice,
-            Mode::from_raw_mode(0o666),
-            makedev(major, minor),
-        )?;
-    }
-    for (name, target) in LINKS {
-        symlinkat(target, dev, name)?;
-    }
-    for device in devices {
-        let Some(name) = device.path.strip_prefix("/dev/") else {
-            continue;
-        };
-        let kind = match &*device.kind {
-            "b" => FileType::BlockDevice,
-            "p" => FileType::Fifo,
-            _ => FileType::CharacterDevice,
-        };
-        if let Some((parent, _)) = name.rsplit_once('/') {
-            path::make_directory(dev, parent, 0o755)?;
+/// Adds what the file system itself has to say on an error, such as the option's name.
+fn explain(context: &OwnedFd, errno: Errno) -> io::Error {
+    let error = io::Error::from(errno);
+    let mut message = [0u8; 512];
+    match rustix::io::read(context, &mut message) {
+        Ok(length) if length > 2 => {
+            let text = String::from_utf8_lossy(&message[2..length]);
+            io::Error::new(error.kind(), format!("{error}: {}", text.trim_end()))
         }
-        let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
-        match mknodat(dev, name, kind, mode, makedev(device.major, device.minor)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if device.uid != 0 || device.gid != 0 {
-            let (uid, gid) = (
-                rustix::fs::Uid::from_raw(device.uid),
-                rustix::fs::Gid::from_raw(device.gid),
-            );
-            rustix::fs::chownat(dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes paths read-only.
-///
-/// Every step acts on the descriptor of the first, so the path that is protected is the
-/// path that was found, whatever its name leads to by then (CVE class R17).
-///
-/// # Errors
-/// [`BirthError`].
-pub fn make_read_only(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), BirthError> {
-    for name in paths {
-        let failed = || format!("cannot make {name} read-only");
-        let Some(target) = existing(root, name).step(failed)? else {
-            continue;
-        };
-        let mount = clone_mount(target.as_fd(), true).step(failed)?;
-        set_attributes(
-            mount.as_fd(),
-            Attributes {
-                set: RDONLY,
-                ..Attributes::default()
-            },
-            true,
-        )
-        .step(failed)?;
-        attach(mount.as_fd(), target.as_fd(), "").step(failed)?;
-    }
-    Ok(())
-}
-
-/// Hides paths: directories below an empty read-only tmpfs, files below /dev/null.
-///
-/// # Errors
-/// [`BirthError`].
-pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), BirthError> {
-    let mut empty: Option<OwnedFd> = None;
-    let mut null: Option<OwnedFd> = None;
-    for name in paths {
-        let failed = || format!("cannot mask {name}");
-        let Some(target) = existing(root, name).step(failed)? else {
-            continue;
-        };
-        let stat = rustix::fs::fstat(&target).step(failed)?;
-        let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let Some(empty) = &empty else {
-                let made = empty_directory().step(failed)?;
-                attach(made.as_fd(), target.as_fd(), "").step(failed)?;
-                empty = Some(made);
-                continue;
-            };
-            empty
-        } else {
-            if null.is_none() {
-                null = Some(open_null(root).step(failed)?);
-            }
-            let Some(null) = &null else { continue };
-            null
-        };
-        // Of a mount that is attached: one that is not can be cloned since Linux 6.15 only.
-        let mount = clone_mount(cover.as_fd(), false).step(failed)?;
-        attach(mount.as_fd(), target.as_fd(), "").step(failed)?;
-    }
-    Ok(())
-}
-
-/// A directory in which nothing is and nothing can be made, attached nowhere yet.
-fn empty_directory() -> io::Result<OwnedFd> {
-    let option = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
-    let data = vec![option("size", "0"), option("nr_inodes", "1")];
-    let options = MountOptions {
-        data,
-        ..MountOptions::default()
-    };
-    let made = new_mount("tmpfs", "tmpfs", &options)?;
-    let attributes = Attributes {
-        set: RDONLY,
-        ..Attributes::default()
-    };
-    set_attributes(made.as_fd(), attributes, false)?;
-    Ok(made)
-}
-
-/// Opens /dev/null and makes sure that it is it: a link in its place has turned the mask
-/// into a writable mount of the link's target (CVE-2025-31133).
-fn open_null(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let null = path::open_without_links(root, "/dev/null", OFlags::PATH)?;
-    let stat = rustix::fs::fstat(&null)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice
-        || stat.st_rdev != makedev(1, 3)
-    {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "/dev/null of the container is not the null device",
-        ));
-    }
-    Ok(null)
-}
-
-fn existing(root: BorrowedFd<'_>, name: &str) -> io::Result<Option<OwnedFd>> {
-    match path::open_in_root(root, name, OFlags::PATH) {
-        Ok(target) => Ok(Some(target)),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
+        _ => error,
     }
 }
 

@@ -4,6 +4,8 @@ use gantry_sys::mount::{
     ATIME, Attributes, NOATIME, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, STRICTATIME,
 };
 
+use crate::spec::Mount;
+
 /// What a list of options asks for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct MountOptions {
@@ -20,6 +22,8 @@ pub struct MountOptions {
     /// Whether an empty source is first filled with what the target holds (Gantry's own
     /// option `copyup`, for volumes; `tmpcopyup` of the specification, for tmpfs).
     pub copy_up: bool,
+    /// Whether the mount is id-mapped, and whether the mounts below it are too.
+    pub id_map: Option<bool>,
     /// Options of the file system: keys and, where they have one, values.
     pub data: Vec<(String, Option<String>)>,
 }
@@ -57,9 +61,12 @@ pub fn parse<S: AsRef<str>>(options: &[S]) -> MountOptions {
             "rshared" => parsed.propagation = Some((MS_SHARED, true)),
             "unbindable" => parsed.propagation = Some((MS_UNBINDABLE, false)),
             "runbindable" => parsed.propagation = Some((MS_UNBINDABLE, true)),
+            "idmap" => parsed.id_map = Some(false),
+            "ridmap" => parsed.id_map = Some(true),
             "copyup" | "tmpcopyup" => parsed.copy_up = true,
             // Flags that are the default, or that only mount(2) on a device knows.
-            "defaults" | "async" | "loud" | "remount" | "" => {}
+            "defaults" | "async" | "loud" | "silent" | "remount" | "iversion" | "noiversion"
+            | "" => {}
             other => parsed.data.push(match other.split_once('=') {
                 Some((key, value)) => (key.into(), Some(value.into())),
                 None => (other.into(), None),
@@ -67,6 +74,16 @@ pub fn parse<S: AsRef<str>>(options: &[S]) -> MountOptions {
         }
     }
     parsed
+}
+
+/// Whether a mount is a bind mount.
+#[must_use]
+pub fn is_bind(mount: &Mount) -> bool {
+    mount.kind == "bind"
+        || mount
+            .options
+            .iter()
+            .any(|option| option == "bind" || option == "rbind")
 }
 
 fn add(attributes: &mut Attributes, set: u64, clear: u64) {

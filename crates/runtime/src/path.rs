@@ -35,6 +35,27 @@ pub fn open_without_links(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io
     )
 }
 
+/// What fstatfs(2) says of procfs.
+pub(crate) const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+/// As [`open_without_links`], but links of the file system itself (`/proc/self`) are followed,
+/// and the path must not cross into another mount.
+///
+/// # Errors
+/// The kernel's; `EXDEV` where something is mounted on the way.
+pub(crate) fn open_on_same_mount(
+    root: BorrowedFd<'_>,
+    path: &str,
+    flags: OFlags,
+) -> io::Result<OwnedFd> {
+    resolve(
+        root,
+        path,
+        flags,
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
+    )
+}
+
 fn resolve(
     root: BorrowedFd<'_>,
     path: &str,

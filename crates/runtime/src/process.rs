@@ -8,19 +8,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use gantry_sys::exec::{Strings, execve};
 use gantry_sys::process::{
     close_range_on_exec, exit_now, fork_behind_filter, install_fd, keep_capabilities, set_ids,
+    set_user_and_group,
 };
-use gantry_sys::seccomp::{self as filter, SockFilter};
-use rustix::fs::{Mode, OFlags};
+use gantry_sys::seccomp as filter;
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, WaitOptions};
 use rustix::thread::{CapabilitySet as KernelSet, CapabilitySets};
 
-use crate::birth::warn;
+use crate::birth::{hear, pass, warn};
 use crate::capabilities::CapabilitySet;
 use crate::error::{BirthError, Step};
-use crate::path;
-use crate::seccomp;
+use crate::hooks::{self, HookPlan};
 use crate::spec::{Capabilities, Linux, Process, Rlimit};
 use crate::user::{self, Ids};
+use crate::{label, path, schedule, seccomp, validate};
 
 /// Where programs are looked for if the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -29,7 +31,14 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 #[derive(Debug)]
 pub struct Prepared {
     sets: Option<Sets>,
-    filter: Option<(Vec<SockFilter>, u32)>,
+    filter: Option<seccomp::Program>,
+}
+
+impl Prepared {
+    /// Whether the filter asks a listener, whose descriptor the parent must fetch.
+    pub(crate) fn asks(&self) -> bool {
+        self.filter.as_ref().is_some_and(|program| program.listener)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,11 +67,10 @@ pub fn prepare(process: &Process, linux: Option<&Linux>) -> Result<Prepared, Bir
     let sets = process.capabilities.as_ref().map(sets).transpose()?;
     let filter = match linux.and_then(|linux| linux.seccomp.as_ref()) {
         None => None,
-        Some(profile) => {
-            let program = seccomp::compile(profile)
-                .map_err(|error| BirthError::Invalid(format!("seccomp profile: {error}")))?;
-            Some((program.instructions, program.flags))
-        }
+        Some(profile) => Some(
+            seccomp::compile(profile)
+                .map_err(|error| BirthError::Invalid(format!("seccomp profile: {error}")))?,
+        ),
     };
     Ok(Prepared { sets, filter })
 }
@@ -102,20 +110,35 @@ impl Identity {
         })
     }
 
-    /// By the ids of a configuration.
+    /// By the ids of a configuration. Where its environment names no home directory, that of
+    /// the user's entry in the container is looked up, as runc does.
     #[must_use]
-    pub fn from_spec(user: &crate::spec::User) -> Identity {
-        let ids = Ids {
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.additional_gids.clone(),
-            home: None,
+    pub fn from_spec(root: BorrowedFd<'_>, process: &Process) -> Identity {
+        let user = &process.user;
+        let home = if has_home(&process.env) {
+            None
+        } else {
+            // An unusable passwd file matters to nobody who is given by number.
+            user::resolve(root, &user.uid.to_string())
+                .ok()
+                .and_then(|ids| ids.home)
         };
         Identity {
-            ids,
+            ids: Ids {
+                uid: user.uid,
+                gid: user.gid,
+                groups: user.additional_gids.clone(),
+                home,
+            },
             drop_for_others: false,
         }
     }
+}
+
+fn has_home(environment: &[String]) -> bool {
+    environment
+        .iter()
+        .any(|variable| variable.starts_with("HOME="))
 }
 
 /// Sets kernel parameters through the container's own procfs.
@@ -127,37 +150,42 @@ pub fn set_sysctls(
     sysctls: &BTreeMap<String, String>,
 ) -> Result<(), BirthError> {
     for (name, value) in sysctls {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
-        if name.is_empty() || !name.bytes().all(plain) || name.contains("..") {
-            return Err(BirthError::Invalid(format!(
-                "invalid kernel parameter {name:?}"
-            )));
-        }
-        // With a slash in it the name is a path already, whose parts may hold dots.
-        let file = if name.contains('/') {
-            name.clone()
-        } else {
-            name.replace('.', "/")
-        };
+        let file = validate::sysctl_file(name)?;
         write_proc(proc, &format!("sys/{file}"), value)
             .step(|| format!("cannot set kernel parameter {name}"))?;
     }
     Ok(())
 }
 
+/// Sets `oom_score_adj` of a child, from outside of its user namespace.
+///
+/// # Errors
+/// [`BirthError::Step`].
+pub(crate) fn set_oom_score(pid: i32, score: i32) -> Result<(), BirthError> {
+    let failed = || "cannot set process.oomScoreAdj".to_owned();
+    let file = format!("/proc/{pid}/oom_score_adj");
+    let file = path::open_host(&file, OFlags::WRONLY).step(failed)?;
+    rustix::io::write(&file, score.to_string().as_bytes()).step(failed)?;
+    Ok(())
+}
+
 /// Writes a file of procfs, and only of procfs.
-fn write_proc(proc: BorrowedFd<'_>, file: &str, value: &str) -> io::Result<()> {
-    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-    let fd = path::open_in_root(proc, file, OFlags::WRONLY | OFlags::NOFOLLOW)?;
-    // Something mounted over the file would swallow the value (CVE-2025-52881).
-    if rustix::fs::fstatfs(&fd)?.f_type != PROC_SUPER_MAGIC {
+pub(crate) fn write_proc(proc: BorrowedFd<'_>, file: &str, value: &str) -> io::Result<()> {
+    // Something mounted over the file, or on the way to it, would swallow the value or lead it
+    // elsewhere (CVE-2019-16884, CVE-2025-52881).
+    let fd = path::open_on_same_mount(proc, file, OFlags::WRONLY | OFlags::NOFOLLOW)?;
+    if rustix::fs::fstatfs(&fd)?.f_type != path::PROC_SUPER_MAGIC {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "the file is not part of procfs",
         ));
     }
-    rustix::io::write(&fd, value.as_bytes())?;
-    Ok(())
+    let written = rustix::io::write(&fd, value.as_bytes())?;
+    if written == value.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
 }
 
 /// Opens the working directory inside the root.
@@ -174,7 +202,7 @@ pub fn working_directory(
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     match path::open_in_root(root, cwd, flags) {
         Ok(directory) => Ok(directory),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => Err(
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Err(
             BirthError::Invalid(format!("working directory {cwd:?}: cwd outside container")),
         ),
         Err(error) if make && error.kind() == io::ErrorKind::NotFound => {
@@ -200,22 +228,46 @@ pub(crate) struct Finish<'a> {
     pub(crate) directory: OwnedFd,
     pub(crate) proc: OwnedFd,
     pub(crate) init: bool,
+    pub(crate) linux: Option<&'a Linux>,
+    /// Whether the process is in another user namespace than the one who asked for it.
+    pub(crate) other_user: bool,
+    /// Hooks that run in the container, just before the program.
+    pub(crate) start_hooks: Option<HookPlan<'a>>,
+    /// The gate, where it comes after the filter: a listener has to be fetched by the
+    /// parent, which may be gone after the gate.
+    pub(crate) late_gate: Option<OwnedFd>,
+    pub(crate) keep_fds: u32,
 }
 
 impl Finish<'_> {
     /// Becomes the program; returns only on failure.
-    pub(crate) fn execute(self, channel: &OwnedFd) -> BirthError {
-        match self.run(channel) {
+    pub(crate) fn execute(mut self, channel: &OwnedFd) -> BirthError {
+        let mut passed = None;
+        match self.run(channel, &mut passed) {
             Ok(never) => match never {},
-            Err(error) => error,
+            Err(error) => {
+                if let Some(gate) = passed {
+                    hear(&gate, &error);
+                    exit_now(1);
+                }
+                error
+            }
         }
     }
 
-    fn run(mut self, channel: &OwnedFd) -> Result<std::convert::Infallible, BirthError> {
-        if let Some(score) = self.process.oom_score_adj {
+    fn run(
+        &mut self,
+        channel: &OwnedFd,
+        passed: &mut Option<OwnedFd>,
+    ) -> Result<std::convert::Infallible, BirthError> {
+        // In another user namespace the parent has done it.
+        if let Some(score) = self.process.oom_score_adj
+            && !self.other_user
+        {
             write_proc(self.proc.as_fd(), "self/oom_score_adj", &score.to_string())
                 .step(|| "cannot set oom_score_adj".into())?;
         }
+        schedule::apply(self.process, self.linux)?;
         set_rlimits(&self.process.rlimits, channel)?;
         rustix::process::fchdir(&self.directory)
             .step(|| "cannot enter the working directory".into())?;
@@ -224,38 +276,52 @@ impl Finish<'_> {
         if let Some(sets) = &sets {
             drop_bounding(sets.bounding)?;
         }
+        // What is opened from here on is close-on-exec from the beginning.
+        close_range_on_exec(3 + self.keep_fds).step(|| "cannot mark descriptors".into())?;
         // Without no-new-privileges a filter needs CAP_SYS_ADMIN, so it goes first.
         if !self.process.no_new_privileges {
-            self.install_filter()?;
+            self.install_filter(channel)?;
         }
         self.give_streams()?;
-        self.become_user(sets)?;
+        self.become_user(sets, channel)?;
         if self.process.no_new_privileges {
             rustix::thread::set_no_new_privs(true)
                 .step(|| "cannot set no-new-privileges".into())?;
-            self.install_filter()?;
+        }
+        if let Some(gate) = self.late_gate.take() {
+            self.install_filter(channel)?;
+            *passed = Some(pass(channel, gate, self.proc.as_fd())?);
         }
         rustix::process::umask(Mode::from_raw_mode(
             self.process.user.umask.unwrap_or(0o022),
         ));
         let environment = self.environment();
+        if let Some(plan) = self.start_hooks {
+            let pid = rustix::process::getpid().as_raw_nonzero().get();
+            let state = plan.state.json("created", Some(pid))?;
+            hooks::run(&plan.hooks.start_container, &state)?;
+        }
+        // After the hooks, which must not get the program's label.
+        label::set(self.proc.as_fd(), self.process)?;
         for (number, fd) in (0..).zip(&self.stdio) {
             install_fd(fd.as_fd(), number).step(|| "cannot install the standard streams".into())?;
         }
+        // Otherwise as late as can be, for a filter may refuse anything. But before the init,
+        // which a program could trace to get around the filter.
+        self.install_filter(channel)?;
         if self.init {
             become_init()?;
         }
-        close_range_on_exec(3).step(|| "cannot mark descriptors".into())?;
         gantry_sys::signal::reset_all();
         Err(execute(&self.process.args, &environment))
     }
 
-    fn install_filter(&mut self) -> Result<(), BirthError> {
+    fn install_filter(&mut self, channel: &OwnedFd) -> Result<(), BirthError> {
         match self.prepared.filter.take() {
             None => Ok(()),
-            Some((program, flags)) => {
-                filter::install(&program, flags).step(|| "cannot install the seccomp filter".into())
-            }
+            Some(program) if program.listener => seccomp::listener::install(&program, channel),
+            Some(program) => filter::install(&program.instructions, program.flags)
+                .step(|| "cannot install the seccomp filter".into()),
         }
     }
 
@@ -268,11 +334,14 @@ impl Finish<'_> {
         for fd in &self.stdio {
             let stat =
                 rustix::fs::fstat(fd).step(|| "cannot look at the standard streams".into())?;
-            if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo {
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
                 let uid = rustix::fs::Uid::from_raw(ids.uid);
                 let gid = rustix::fs::Gid::from_raw(ids.gid);
-                rustix::fs::fchown(fd, Some(uid), Some(gid))
-                    .step(|| "cannot give the standard streams away".into())?;
+                match rustix::fs::fchown(fd, Some(uid), Some(gid)) {
+                    // Its owner is not of this user namespace; the parent has done it.
+                    Err(_) if self.other_user => {}
+                    other => other.step(|| "cannot give the standard streams away".into())?,
+                }
             }
         }
         Ok(())
@@ -290,23 +359,53 @@ impl Finish<'_> {
         Some(sets)
     }
 
-    fn become_user(&self, sets: Option<Sets>) -> Result<(), BirthError> {
+    fn become_user(&self, sets: Option<Sets>, channel: &OwnedFd) -> Result<(), BirthError> {
         let ids = &self.identity.ids;
         let failed = || format!("cannot become user {}:{}", ids.uid, ids.gid);
         keep_capabilities(true).step(failed)?;
-        set_ids(ids.uid, ids.gid, &ids.groups).step(failed)?;
+        match set_ids(ids.uid, ids.gid, &ids.groups) {
+            // A user namespace of an unprivileged user forbids to change groups.
+            Err(error)
+                if self.other_user
+                    && ids.groups.is_empty()
+                    && error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                set_user_and_group(ids.uid, ids.gid)
+            }
+            other => other,
+        }
+        .step(failed)?;
         keep_capabilities(false).step(failed)?;
         let Some(sets) = sets else { return Ok(()) };
         let failed = || "cannot set capabilities".to_owned();
-        rustix::thread::set_capabilities(
-            None,
-            CapabilitySets {
-                effective: kernel_set(sets.effective),
-                permitted: kernel_set(sets.permitted),
-                inheritable: kernel_set(sets.inheritable),
-            },
-        )
-        .step(failed)?;
+        let wanted = CapabilitySets {
+            effective: kernel_set(sets.effective),
+            permitted: kernel_set(sets.permitted),
+            inheritable: kernel_set(sets.inheritable),
+        };
+        match rustix::thread::set_capabilities(None, wanted) {
+            // A host that is restricted itself cannot give what it lacks, which is a
+            // warning (config.md, "Linux Process").
+            Err(Errno::PERM) => {
+                let held = rustix::thread::capabilities(None).step(failed)?.permitted;
+                warn(
+                    channel,
+                    &format!(
+                        "this system has not all of the capabilities that are asked for: {}",
+                        CapabilitySet((wanted.permitted - held).bits())
+                            .names()
+                            .join(", ")
+                    ),
+                );
+                let granted = CapabilitySets {
+                    effective: wanted.effective & held,
+                    permitted: wanted.permitted & held,
+                    inheritable: wanted.inheritable & held,
+                };
+                rustix::thread::set_capabilities(None, granted).step(failed)?;
+            }
+            other => other.step(failed)?,
+        }
         rustix::thread::clear_ambient_capability_set().step(failed)?;
         for capability in sets.ambient.iter() {
             let set = kernel_set(CapabilitySet(1 << capability.number()));
@@ -317,10 +416,7 @@ impl Finish<'_> {
 
     fn environment(&self) -> Vec<String> {
         let mut environment = self.process.env.clone();
-        let has_home = environment
-            .iter()
-            .any(|variable| variable.starts_with("HOME="));
-        if self.identity.drop_for_others && !has_home {
+        if !has_home(&environment) {
             let home = self
                 .identity
                 .ids
@@ -483,23 +579,7 @@ fn execute(arguments: &[String], environment: &[String]) -> BirthError {
         (Ok(argv), Ok(envp)) => (argv, envp),
         (Err(error), _) | (_, Err(error)) => return error,
     };
-    let candidates: Vec<String> = if program.contains('/') {
-        vec![program.clone()]
-    } else {
-        let path = environment
-            .iter()
-            .rev()
-            .find_map(|variable| variable.strip_prefix("PATH="));
-        path.unwrap_or(DEFAULT_PATH)
-            .split(':')
-            .map(|directory| {
-                format!(
-                    "{}/{program}",
-                    if directory.is_empty() { "." } else { directory }
-                )
-            })
-            .collect()
-    };
+    let candidates = candidates(program, environment);
     let mut denied = None;
     for candidate in candidates {
         let Ok(file) = CString::new(candidate.as_str()) else {
@@ -512,13 +592,60 @@ fn execute(arguments: &[String], environment: &[String]) -> BirthError {
             _ => denied = denied.or(Some((candidate, error))),
         }
     }
+    not_executed(program, denied)
+}
+
+/// Looks the program up without executing it, as [`execute`] does: from the working directory
+/// `directory`, in the root of the calling process.
+///
+/// # Errors
+/// [`BirthError`]: that it is not there, or cannot be executed.
+pub(crate) fn look_up(directory: BorrowedFd<'_>, process: &Process) -> Result<(), BirthError> {
+    let program = &process.args[0];
+    let mut denied = None;
+    for candidate in candidates(program, &process.env) {
+        let found = rustix::fs::statat(directory, &*candidate, AtFlags::empty()).and_then(|stat| {
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+                rustix::fs::accessat(directory, &*candidate, Access::EXEC_OK, AtFlags::EACCESS)
+            } else {
+                Err(Errno::ACCESS)
+            }
+        });
+        match found {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => denied = denied.or(Some((candidate, error.into()))),
+        }
+    }
+    Err(not_executed(program, denied))
+}
+
+/// Paths at which the program may be.
+fn candidates(program: &str, environment: &[String]) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    let path = environment
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix("PATH="));
+    path.unwrap_or(DEFAULT_PATH)
+        .split(':')
+        .map(|directory| {
+            let directory = if directory.is_empty() { "." } else { directory };
+            format!("{directory}/{program}")
+        })
+        .collect()
+}
+
+fn not_executed(program: &str, denied: Option<(String, io::Error)>) -> BirthError {
     match denied {
         Some((program, source)) => BirthError::NotExecutable { program, source },
         None if program.contains('/') => BirthError::NotFoundPath {
-            program: program.clone(),
+            program: program.to_owned(),
         },
         None => BirthError::NotFound {
-            program: program.clone(),
+            program: program.to_owned(),
         },
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use gantry_sys::mount::{Attributes, set_attributes};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -46,6 +47,9 @@ pub enum PreparedRoot {
     /// An overlay that the child has to make by mount(2), on kernels whose new mount API
     /// cannot express it (before 6.8: no `lowerdir+`, and strings of 256 bytes at most).
     Legacy(Overlay),
+    /// A directory that the child has to open: in its own user namespace it may, where the
+    /// caller has no rights over mounts.
+    Late(PathBuf),
 }
 
 /// Makes the mount of a root, attached nowhere.
@@ -54,14 +58,12 @@ pub enum PreparedRoot {
 /// [`BirthError::Step`].
 pub fn prepare(source: &RootSource) -> Result<PreparedRoot, BirthError> {
     match source {
-        RootSource::Directory(directory) => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | OpenTreeFlags::AT_RECURSIVE;
-            let tree = rustix::mount::open_tree(CWD, directory, flags)
-                .step(|| format!("cannot open root file system {}", directory.display()))?;
-            Ok(PreparedRoot::Detached(tree))
-        }
+        RootSource::Directory(directory) => match open_directory(directory) {
+            Err(Errno::PERM) => Ok(PreparedRoot::Late(directory.clone())),
+            other => other
+                .step(|| format!("cannot open root file system {}", directory.display()))
+                .map(PreparedRoot::Detached),
+        },
         RootSource::Overlay(overlay) => {
             if overlay.volatile {
                 // A volatile mount leaves a mark behind, upon which the kernel refuses the
@@ -73,6 +75,13 @@ pub fn prepare(source: &RootSource) -> Result<PreparedRoot, BirthError> {
             prepare_overlay(overlay)
         }
     }
+}
+
+fn open_directory(directory: &PathBuf) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    rustix::mount::open_tree(CWD, directory, flags)
 }
 
 fn prepare_overlay(overlay: &Overlay) -> Result<PreparedRoot, BirthError> {
@@ -107,33 +116,105 @@ fn overlay_by_new_api(overlay: &Overlay) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Makes `root` the root of the calling process, in its own mount namespace, and drops
-/// everything of the host from that namespace.
+/// Attaches `root` at `place` in the calling process's own mount namespace, whose other
+/// mounts are cut off from the host's. It is entered later, by [`pivot`]: devices of the host
+/// and hooks still need the old root, and in a user namespace so does the kernel, which
+/// mounts procfs only where one can be seen.
 ///
 /// # Errors
 /// [`BirthError::Step`].
-pub fn enter(root: PreparedRoot, propagation: &str) -> Result<(), BirthError> {
-    let host = match propagation {
-        "" | "private" | "rprivate" | "unbindable" => MountPropagationFlags::PRIVATE,
-        _ => MountPropagationFlags::DOWNSTREAM,
-    };
-    rustix::mount::mount_change("/", host | MountPropagationFlags::REC)
-        .step(|| "cannot change the propagation of /".into())?;
+pub fn attach_root(
+    root: PreparedRoot,
+    place: &str,
+    propagation: &str,
+) -> Result<OwnedFd, BirthError> {
+    let all = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", all).step(|| "cannot change the propagation of /".into())?;
     let root = match root {
-        PreparedRoot::Detached(mount) => {
-            // On top of "/" needs no directory anywhere, and pivot_root below takes it away.
-            attach(mount.as_fd(), CWD, "/").step(|| "cannot attach the root".into())?;
-            mount
-        }
-        PreparedRoot::Legacy(overlay) => overlay_by_mount(&overlay)?,
+        PreparedRoot::Late(directory) => PreparedRoot::Detached(
+            open_directory(&directory)
+                .step(|| format!("cannot open root file system {}", directory.display()))?,
+        ),
+        other => other,
     };
-    rustix::process::fchdir(&root).step(|| "cannot enter the root".into())?;
-    drop(root);
-    rustix::process::pivot_root(".", ".").step(|| "cannot pivot to the root".into())?;
-    // The old root now lies on top of the new one.
-    rustix::mount::unmount(".", UnmountFlags::DETACH)
-        .step(|| "cannot unmount the host's root".into())?;
+    match root {
+        PreparedRoot::Detached(mount) => {
+            // What is mounted in the root would else show on the host, where the directory
+            // that it is a clone of lies on a shared mount.
+            let kind = match propagation {
+                "slave" | "rslave" => MS_SLAVE,
+                _ => MS_PRIVATE,
+            };
+            propagate(mount.as_fd(), kind, true)
+                .step(|| "cannot change the propagation of the root".into())?;
+            // On top of "/" needs no directory anywhere, and the pivot takes it away.
+            attach(mount.as_fd(), CWD, place).step(|| "cannot attach the root".into())?;
+            Ok(mount)
+        }
+        PreparedRoot::Late(directory) => Err(BirthError::Invalid(format!(
+            "root file system {} was not opened",
+            directory.display()
+        ))),
+        PreparedRoot::Legacy(overlay) => {
+            overlay_by_mount(&overlay, "/")?;
+            // The path "/" still means the old root to this process; its mount is on top.
+            rustix::mount::open_tree(CWD, "/..", OpenTreeFlags::OPEN_TREE_CLOEXEC)
+                .step(|| format!("cannot mount overlay on {}", overlay.upper.display()))
+        }
+    }
+}
+
+/// Makes an attached root the root of the calling process and drops everything of the host
+/// from its mount namespace.
+///
+/// # Errors
+/// [`BirthError::Step`].
+pub fn pivot(root: BorrowedFd<'_>, by_chroot: bool) -> Result<(), BirthError> {
+    if by_chroot {
+        // They stay below the new root, and would show more than the container's own.
+        for place in ["/proc", "/sys"] {
+            let _ = rustix::mount::unmount(place, UnmountFlags::DETACH);
+        }
+    }
+    rustix::process::fchdir(root).step(|| "cannot enter the root".into())?;
+    if by_chroot {
+        rustix::process::chroot(".").step(|| "cannot change the root".into())?;
+    } else {
+        rustix::process::pivot_root(".", ".").step(|| "cannot pivot to the root".into())?;
+        // The old root now lies on top of the new one.
+        rustix::mount::unmount(".", UnmountFlags::DETACH)
+            .step(|| "cannot unmount the host's root".into())?;
+    }
     rustix::process::chdir("/").step(|| "cannot change to /".into())
+}
+
+/// Gives the root the propagation that the container asks for, once all is mounted.
+///
+/// # Errors
+/// [`BirthError::Step`].
+pub fn set_propagation(root: BorrowedFd<'_>, propagation: &str) -> Result<(), BirthError> {
+    let (kind, deep) = match propagation {
+        "shared" => (MS_SHARED, false),
+        "rshared" => (MS_SHARED, true),
+        "unbindable" => (MS_UNBINDABLE, false),
+        "runbindable" => (MS_UNBINDABLE, true),
+        // As attached.
+        _ => return Ok(()),
+    };
+    propagate(root, kind, deep).step(|| format!("cannot make the root {propagation}"))
+}
+
+const MS_UNBINDABLE: u64 = 1 << 17;
+const MS_PRIVATE: u64 = 1 << 18;
+const MS_SLAVE: u64 = 1 << 19;
+const MS_SHARED: u64 = 1 << 20;
+
+fn propagate(mount: BorrowedFd<'_>, propagation: u64, deep: bool) -> io::Result<()> {
+    let attributes = Attributes {
+        propagation,
+        ..Attributes::default()
+    };
+    set_attributes(mount, attributes, deep)
 }
 
 /// Where the kernel's own file systems and the devices go, in every container.
@@ -165,8 +246,23 @@ pub fn replace_links(root: BorrowedFd<'_>) -> Result<(), BirthError> {
     Ok(())
 }
 
+/// Mounts a root at a path of the calling process's own mount namespace, for a runtime that
+/// takes its root from there.
+///
+/// # Errors
+/// [`BirthError::Step`].
+pub fn mount_at(root: PreparedRoot, target: &str) -> Result<(), BirthError> {
+    match root {
+        PreparedRoot::Detached(mount) => attach(mount.as_fd(), CWD, target)
+            .step(|| format!("cannot attach the root at {target}")),
+        PreparedRoot::Late(directory) => Err(Errno::PERM)
+            .step(|| format!("cannot open root file system {}", directory.display())),
+        PreparedRoot::Legacy(overlay) => overlay_by_mount(&overlay, target),
+    }
+}
+
 /// The overlay by mount(2): layers as descriptors' paths, so that many fit into a page.
-fn overlay_by_mount(overlay: &Overlay) -> Result<OwnedFd, BirthError> {
+fn overlay_by_mount(overlay: &Overlay, target: &str) -> Result<(), BirthError> {
     use std::fmt::Write as _;
     use std::os::fd::AsRawFd;
     let open = |directory: &PathBuf| {
@@ -202,14 +298,12 @@ fn overlay_by_mount(overlay: &Overlay) -> Result<OwnedFd, BirthError> {
         .step(failed)?;
     rustix::mount::mount(
         "overlay",
-        "/",
+        target,
         "overlay",
         MountFlags::empty(),
         data.as_c_str(),
     )
-    .step(failed)?;
-    // The path "/" still means the old root to this process; its mount is on top.
-    rustix::mount::open_tree(CWD, "/..", OpenTreeFlags::OPEN_TREE_CLOEXEC).step(failed)
+    .step(failed)
 }
 
 /// Attaches a detached mount at `path` below `directory`; an empty path means there itself.

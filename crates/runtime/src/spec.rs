@@ -3,6 +3,10 @@
 //! Only what the runtime acts on has a type here; every other field is ignored on
 //! reading, as the specification asks. Field names are the specification's.
 
+mod hooks;
+mod linux;
+mod process;
+mod read;
 mod resources;
 mod seccomp;
 
@@ -10,7 +14,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use resources::{Cpu, DeviceRule, Memory, Pids, Resources};
+pub use hooks::{Hook, Hooks};
+pub use linux::{
+    IdMapping, IntelRdt, MemoryPolicy, MemoryPolicyFlag, MemoryPolicyMode, NetDevice, Personality,
+    PersonalityDomain, TimeOffset, TimeOffsets,
+};
+pub use process::{
+    CpuAffinity, IoPriority, IoPriorityClass, Scheduler, SchedulerFlag, SchedulerPolicy,
+};
+pub use read::read;
+pub use resources::{
+    BlockIo, Cpu, DeviceRule, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma,
+    Resources, ThrottleDevice, WeightDevice,
+};
 pub use seccomp::{Seccomp, SeccompArg, SeccompRule};
 
 /// The version written into a `config.json` that Gantry makes.
@@ -38,6 +54,9 @@ pub struct Spec {
     /// Free-form annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Programs that are run at points of the container's life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
     /// What is particular to Linux.
     pub linux: Option<Linux>,
 }
@@ -72,6 +91,21 @@ pub struct Process {
     /// `/proc/self/oom_score_adj`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+    /// Profile of AppArmor that the program is confined by.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub apparmor_profile: String,
+    /// Label of SELinux that the program gets.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub selinux_label: String,
+    /// Scheduling policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+    /// I/O priority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_priority: Option<IoPriority>,
+    /// Processors of a process of `exec`.
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
 }
 
 /// `process.consoleSize`, in characters.
@@ -153,6 +187,12 @@ pub struct Mount {
     /// Options, as in fstab and as the specification lists them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    /// Users of an id-mapped mount.
+    #[serde(rename = "uidMappings", skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// Groups of an id-mapped mount.
+    #[serde(rename = "gidMappings", skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
 }
 
 /// `linux`.
@@ -185,6 +225,30 @@ pub struct Linux {
     /// Paths that are read-only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub readonly_paths: Vec<String>,
+    /// Users of a new user namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// Groups of a new user namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
+    /// Offsets of the clocks of a new time namespace.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub time_offsets: TimeOffsets,
+    /// Network interfaces of the host that move into the container, by their names there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub net_devices: BTreeMap<String, NetDevice>,
+    /// Label of SELinux for the mounts of file systems.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mount_label: String,
+    /// Execution domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personality: Option<Personality>,
+    /// Class of service of the processor's caches and memory bandwidth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<IntelRdt>,
+    /// Policy of memory on machines with several nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_policy: Option<MemoryPolicy>,
 }
 
 /// One of `linux.namespaces`.

@@ -3,7 +3,9 @@
 //! Two processes of one small program, either of which may die: see [`watcher`] and
 //! [`worker`]. No async runtime, no state store, one thread each.
 
+mod agent;
 pub mod client;
+mod foreign;
 pub mod log;
 mod network;
 pub mod order;

@@ -51,6 +51,19 @@ pub struct BirthOrder {
     pub network: NetworkOrder,
     /// What `ps` and its like show, kept for when the data root cannot be read.
     pub summary: serde_json::Value,
+    /// Another OCI runtime that makes the container; absent means the supervisor itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeOrder>,
+}
+
+/// An OCI runtime with runc's command line.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct RuntimeOrder {
+    /// Name by which the user knows it.
+    pub name: String,
+    /// Absolute path of the program.
+    pub program: PathBuf,
 }
 
 /// Where standard output and error are kept.

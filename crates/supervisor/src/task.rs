@@ -10,6 +10,8 @@ use gantry_runtime::birth::Birth;
 use gantry_sys::process::WaitStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Agent;
+use crate::foreign::Foreign;
 use crate::log::Log;
 use crate::order::{BirthOrder, ExecOrder, LogOrder, PublishedPort};
 use crate::protocol::{self, Stream};
@@ -56,6 +58,8 @@ pub struct TaskRecord {
     pub summary: serde_json::Value,
     /// How it ended, as wait(2) encodes it.
     pub status: Option<i32>,
+    /// What there is besides, if another runtime has started it.
+    pub foreign: Option<Box<Foreign>>,
     /// Which descriptors come with the record.
     pub layout: FdLayout,
 }
@@ -95,6 +99,8 @@ pub struct Task {
     /// Its birth, while that goes on. The watcher has the channel too once all is
     /// prepared, so that the child outlives the worker and a successor gives the word.
     pub birth: Option<Birth>,
+    /// Who answers for its filter; of the worker only, and until the program runs.
+    pub agent: Option<Agent>,
     /// What could not be done as asked.
     pub warnings: Vec<String>,
     /// Parts of the container's outside that were made; undone at its end.
@@ -141,6 +147,19 @@ impl TaskRecord {
         !self.inside.is_empty()
     }
 
+    /// Whether its process is a helper so far, which the runtime's will take the place of.
+    #[must_use]
+    pub fn is_helper(&self) -> bool {
+        self.foreign.is_some() && self.started_at == 0
+    }
+
+    /// Whether a process is one of those that this task lives by.
+    #[must_use]
+    pub fn has_process(&self, pid: i32) -> bool {
+        let helper = self.foreign.as_ref().map(|foreign| foreign.helper);
+        self.pid == pid || helper == Some(pid)
+    }
+
     /// How it ended.
     #[must_use]
     pub fn wait_status(&self) -> Option<WaitStatus> {
@@ -162,6 +181,7 @@ impl Task {
             ports: Vec::new(),
             log: None,
             birth: None,
+            agent: None,
             warnings: Vec::new(),
             bridge_port: false,
         }
@@ -184,6 +204,13 @@ impl Task {
             .log
             .as_ref()
             .and_then(|order| Log::open(order).ok());
+    }
+
+    /// Whether the other process was told of it, so that a birth can be taken up there. Of
+    /// a helper it is told before that does anything.
+    #[must_use]
+    pub fn is_known_to_both(&self) -> bool {
+        self.record.started_at > 0 || self.record.foreign.is_some()
     }
 
     /// Whether all output has been read, logged and sent.

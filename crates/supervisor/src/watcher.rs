@@ -110,7 +110,7 @@ fn succeed(mut worker: Box<Worker>) -> io::Result<Role> {
             // Nobody could take up a birth whose preparations went on meanwhile.
             shared
                 .tasks
-                .retain(|_, task| task.birth.is_none() || task.record.started_at > 0);
+                .retain(|_, task| task.birth.is_none() || task.is_known_to_both());
             for task in shared.tasks.values_mut() {
                 task.log = None;
             }
@@ -195,7 +195,8 @@ fn end_unborn(shared: &Shared) {
         // What runs another program is no birth: it is what settles an end.
         let unborn = children.split_ascii_whitespace().find_map(|child| {
             let pid: i32 = child.parse().ok()?;
-            let known = shared.tasks.values().any(|task| task.record.pid == pid);
+            let mut tasks = shared.tasks.values();
+            let known = tasks.any(|task| task.record.has_process(pid));
             (!known && program(child) == this).then(|| rustix::process::Pid::from_raw(pid))?
         });
         let Some(pid) = unborn else { return };
@@ -212,7 +213,8 @@ fn reap_children(worker: &Child, channel: BorrowedFd<'_>, shared: &mut Shared) {
         let Some(task) = shared.tasks.get_mut(&id) else {
             continue;
         };
-        if task.record.status.is_some() {
+        // The end of a helper is not that of its container.
+        if task.record.status.is_some() || task.record.is_helper() {
             continue;
         }
         if let Ok(Some(status)) =

@@ -6,10 +6,12 @@
 
 pub mod bpf;
 pub mod exec;
+pub mod keyring;
 pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod rlimit;
+pub mod schedule;
 pub mod seccomp;
 pub mod shared;
 pub mod signal;

@@ -44,7 +44,26 @@ pub fn set_attributes(
     attributes: Attributes,
     recursive: bool,
 ) -> io::Result<()> {
-    let mount_attr: [u64; 4] = [attributes.set, attributes.clear, attributes.propagation, 0];
+    let mount_attr = [attributes.set, attributes.clear, attributes.propagation, 0];
+    set(fd, mount_attr, recursive)
+}
+
+/// Maps the owners in a mount that is attached nowhere as the user namespace `namespace`
+/// does (kernel 5.12, by file system).
+///
+/// # Errors
+/// The kernel's; `EINVAL` where the file system cannot, `EPERM` where the mount is mapped
+/// already or was ever attached.
+pub fn set_id_mapping(
+    fd: BorrowedFd<'_>,
+    namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> io::Result<()> {
+    const IDMAP: u64 = 0x10_0000;
+    set(fd, [IDMAP, 0, 0, namespace.as_raw_fd() as u64], recursive)
+}
+
+fn set(fd: BorrowedFd<'_>, mount_attr: [u64; 4], recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the pointer and the size describe the four words of struct mount_attr.
     check(unsafe {

@@ -131,6 +131,17 @@ pub fn setns(fd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// The type of a namespace that is open on `fd`, as its `CLONE_NEW*` flag.
+///
+/// # Errors
+/// The kernel's; `ENOTTY` where `fd` is no namespace.
+pub fn namespace_type(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    // _IO(0xb7, 3)
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: the request takes no argument.
+    Ok(check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) }.into())? as i32)
+}
+
 /// Ends the process at once, without running anything that was registered for its end.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory.
@@ -165,6 +176,24 @@ pub fn close_all_except(first: u32, keep: RawFd) {
     }
     // SAFETY: as above.
     unsafe { libc::syscall(libc::SYS_close_range, keep + 1, u32::MAX, 0) };
+}
+
+/// Closes every descriptor from `first` on but those of `keep`, whoever owns them.
+///
+/// For a process that goes on in a few lines of its own code, and ends by [`exit_now`]: what
+/// it has inherited and not kept must not be used, or dropped, again.
+pub fn close_all_but(first: u32, keep: &mut [RawFd]) {
+    keep.sort_unstable();
+    let mut from = first;
+    for number in keep.iter().map(|&fd| fd as u32) {
+        if number > from {
+            // SAFETY: the contract above: nothing that is closed here is used again.
+            unsafe { libc::syscall(libc::SYS_close_range, from, number - 1, 0) };
+        }
+        from = from.max(number + 1);
+    }
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_close_range, from, u32::MAX, 0) };
 }
 
 /// How a process ended, as its parent would have learnt it.
@@ -258,6 +287,19 @@ pub fn keep_capabilities(keep: bool) -> io::Result<()> {
 pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     // SAFETY: the pointer and the length describe a live slice of gid_t.
     check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
+    Ok(())
+}
+
+/// Sets the real, effective and saved ids of this single-threaded process and leaves its
+/// supplementary groups alone, which a user namespace may forbid to change.
+///
+/// # Errors
+/// The kernel's; `EINVAL` for an id that the user namespace does not map.
+pub fn set_user_and_group(uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: plain integers.
     check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
     // SAFETY: plain integers.

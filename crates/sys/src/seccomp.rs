@@ -1,6 +1,7 @@
 //! Installing a system call filter.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use crate::check;
 
@@ -25,6 +26,28 @@ pub struct SockFilter {
 /// # Errors
 /// The kernel's; `EINVAL` for a program that it does not accept or that is too long.
 pub fn install(program: &[SockFilter], flags: u32) -> io::Result<()> {
+    if u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    set_filter(program, flags)?;
+    Ok(())
+}
+
+/// As [`install`], and returns the descriptor (close-on-exec) by which the filter asks
+/// about a call whose verdict is `SECCOMP_RET_USER_NOTIF` (`seccomp_unotify(2)`, 5.0).
+///
+/// # Errors
+/// As [`install`]; `EBUSY` if the thread has a filter with a listener already.
+pub fn install_with_listener(program: &[SockFilter], flags: u32) -> io::Result<OwnedFd> {
+    let fd = set_filter(
+        program,
+        flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32,
+    )?;
+    // SAFETY: with this flag the kernel returns a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn set_filter(program: &[SockFilter], flags: u32) -> io::Result<i32> {
     let length =
         u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let fprog = libc::sock_fprog {
@@ -33,7 +56,7 @@ pub fn install(program: &[SockFilter], flags: u32) -> io::Result<()> {
     };
     // SAFETY: SockFilter has the layout of sock_filter, the length is the slice's, and
     // the kernel only reads.
-    check(unsafe {
+    let result = check(unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
@@ -41,5 +64,5 @@ pub fn install(program: &[SockFilter], flags: u32) -> io::Result<()> {
             &raw const fprog,
         )
     })?;
-    Ok(())
+    Ok(result as i32)
 }

@@ -105,3 +105,22 @@ pub fn ignore(signal: i32) {
     // SAFETY: SIG_IGN installs no handler.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
+
+/// Sends a signal by its number, those for realtime use included, to the process of a
+/// handle (Linux 5.1).
+///
+/// # Errors
+/// The kernel's; `ESRCH` where the process is gone.
+pub fn send(process: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    // SAFETY: plain integers, and no information of our own along with the signal.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            number,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })?;
+    Ok(())
+}

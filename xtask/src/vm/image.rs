@@ -15,7 +15,9 @@ use crate::workspace::{BINARIES, Workspace};
 
 /// What the machine's Debian has beyond the minimum.
 const GUEST_PACKAGES: &[&str] = &[
+    "apparmor",
     "curl",
+    "dbus",
     "iproute2",
     "iputils-ping",
     "jq",
@@ -23,6 +25,7 @@ const GUEST_PACKAGES: &[&str] = &[
     "nftables",
     "procps",
     "strace",
+    "systemd",
 ];
 
 /// Changes with the recipe of the disk, so that an old one is not reused.

@@ -298,6 +298,7 @@ fn process(
     config.open_stdin = is_on(matches, "interactive")?;
     config.auto_remove = is_on(matches, "rm")?;
     config.init = is_on(matches, "init")?;
+    config.runtime = own("runtime");
     Ok(())
 }
 

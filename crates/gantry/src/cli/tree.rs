@@ -42,6 +42,15 @@ macro_rules! verb {
     };
 }
 
+/// Stands in the group `system` as well.
+const INFO: Verb = verb!(
+    "info",
+    "Display system-wide information",
+    "[OPTIONS]",
+    system::info_arguments,
+    system::info
+);
+
 /// Commands without a group; those of containers stand in [`CONTAINER`] as well.
 pub const TOP: &[Verb] = &[
     verb!(
@@ -86,6 +95,7 @@ pub const TOP: &[Verb] = &[
         images::import_arguments,
         images::import
     ),
+    INFO,
     verb!(
         "version",
         "Show the version information",
@@ -237,13 +247,16 @@ const IMAGE: &[Verb] = &[
 ];
 
 /// Commands of the group `system`.
-const SYSTEM: &[Verb] = &[verb!(
-    "reset",
-    "Remove every container, network and rule of this installation",
-    "--force",
-    system::reset_arguments,
-    system::reset
-)];
+const SYSTEM: &[Verb] = &[
+    INFO,
+    verb!(
+        "reset",
+        "Remove every container, network and rule of this installation",
+        "--force",
+        system::reset_arguments,
+        system::reset
+    ),
+];
 
 /// Groups and their commands.
 pub const GROUPS: &[(&str, &str, &[&[Verb]])] = &[

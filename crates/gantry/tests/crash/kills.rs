@@ -12,12 +12,31 @@ use super::support::{Installation, text};
 /// The container that operations are about: it says when it has begun, and ends with 7.
 const PROGRAM: &str = "trap 'exit 7' TERM; echo begun; sleep 1000 & wait; wait";
 
+const RUN_BY_RUNC: [&str; 12] = [
+    "run",
+    "-d",
+    "--runtime",
+    "runc",
+    "--name",
+    "target",
+    "-p",
+    "0:80",
+    "busybox",
+    "sh",
+    "-c",
+    PROGRAM,
+];
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verb {
     RunDetached,
     RunForeground,
+    /// The same as the first, by another OCI runtime.
+    RunByRunc,
     Exec,
+    ExecByRunc,
     Stop,
+    StopByRunc,
     Remove,
 }
 
@@ -27,6 +46,7 @@ impl Verb {
             Verb::RunDetached => &[
                 "run", "-d", "--name", "target", "-p", "0:80", "busybox", "sh", "-c", PROGRAM,
             ],
+            Verb::RunByRunc => &RUN_BY_RUNC,
             Verb::RunForeground => &[
                 "run",
                 "--rm",
@@ -39,27 +59,34 @@ impl Verb {
                 "-c",
                 "echo said; exit 3",
             ],
-            Verb::Exec => &["exec", "target", "sh", "-c", "echo said; exit 5"],
-            Verb::Stop => &["stop", "target"],
+            Verb::Exec | Verb::ExecByRunc => &["exec", "target", "sh", "-c", "echo said; exit 5"],
+            Verb::Stop | Verb::StopByRunc => &["stop", "target"],
             Verb::Remove => &["rm", "-f", "target"],
         };
         Operation {
             arguments: words.iter().map(|&word| word.into()).collect(),
-            starts: matches!(self, Verb::RunDetached | Verb::RunForeground),
+            starts: matches!(
+                self,
+                Verb::RunDetached | Verb::RunForeground | Verb::RunByRunc
+            ),
         }
     }
 
     /// Whether the container of one round serves the next one.
     fn keeps_target(self) -> bool {
-        self == Verb::Exec
+        matches!(self, Verb::Exec | Verb::ExecByRunc)
     }
 
     /// What has to be there before.
     fn prepare(self, installation: &Installation) -> Result<(), String> {
         let there = next_command(installation)?;
         match (self, &there[..]) {
-            (Verb::RunDetached | Verb::RunForeground, []) => Ok(()),
-            (Verb::Exec, [row]) if row.state == "running" => Ok(()),
+            (Verb::RunDetached | Verb::RunForeground | Verb::RunByRunc, []) => Ok(()),
+            (Verb::Exec | Verb::ExecByRunc, [row]) if row.state == "running" => Ok(()),
+            (Verb::ExecByRunc | Verb::StopByRunc, []) => {
+                run(installation, &RUN_BY_RUNC)?;
+                await_line(installation, "begun")
+            }
             (Verb::Exec | Verb::Stop | Verb::Remove, []) => {
                 run(
                     installation,
@@ -78,10 +105,10 @@ impl Verb {
     /// What a command that was not killed has to say.
     fn check_output(self, output: &Output) -> Result<(), String> {
         let (code, said) = match self {
-            Verb::RunDetached => (0, None),
+            Verb::RunDetached | Verb::RunByRunc => (0, None),
             Verb::RunForeground => (3, Some("said")),
-            Verb::Exec => (5, Some("said")),
-            Verb::Stop | Verb::Remove => (0, Some("target")),
+            Verb::Exec | Verb::ExecByRunc => (5, Some("said")),
+            Verb::Stop | Verb::StopByRunc | Verb::Remove => (0, Some("target")),
         };
         let stdout = text(&output.stdout);
         if output.status.code() == Some(code) && said.is_none_or(|said| said == stdout) {
@@ -104,11 +131,11 @@ impl Verb {
     ) -> Result<(), String> {
         let wrong = || Err(format!("the container is {state:?}"));
         match (self, state) {
-            (Verb::RunDetached, Some("running")) => stop_and_check(installation),
-            (Verb::RunDetached, None | Some("created")) if !done => Ok(()),
+            (Verb::RunDetached | Verb::RunByRunc, Some("running")) => stop_and_check(installation),
+            (Verb::RunDetached | Verb::RunByRunc, None | Some("created")) if !done => Ok(()),
             (Verb::RunForeground, None) => Ok(()),
             (Verb::RunForeground, Some(_)) if !done => await_gone(installation),
-            (Verb::Exec, Some("running")) => {
+            (Verb::Exec | Verb::ExecByRunc, Some("running")) => {
                 let said = run(installation, &["exec", "target", "echo", "still"])?;
                 if said == "still" {
                     Ok(())
@@ -116,8 +143,10 @@ impl Verb {
                     Err(format!("exec said {said:?}"))
                 }
             }
-            (Verb::Stop, Some("running")) if !done => stop_and_check(installation),
-            (Verb::Stop, Some("exited")) => check_code(installation),
+            (Verb::Stop | Verb::StopByRunc, Some("running")) if !done => {
+                stop_and_check(installation)
+            }
+            (Verb::Stop | Verb::StopByRunc, Some("exited")) => check_code(installation),
             (Verb::Remove, None) => Ok(()),
             (Verb::Remove, Some("running" | "exited")) if !done => Ok(()),
             // Somebody else goes on with it.
@@ -500,15 +529,22 @@ points! {
     run_detached_and_the_command_dies: RunDetached Command,
     run_detached_and_the_outer_dies: RunDetached Outer,
     run_detached_and_the_inner_dies: RunDetached Inner,
+    run_by_runc_and_the_command_dies: RunByRunc Command,
+    run_by_runc_and_the_outer_dies: RunByRunc Outer,
+    run_by_runc_and_the_inner_dies: RunByRunc Inner,
     run_and_the_command_dies: RunForeground Command,
     run_and_the_outer_dies: RunForeground Outer,
     run_and_the_inner_dies: RunForeground Inner,
     exec_and_the_command_dies: Exec Command,
     exec_and_the_outer_dies: Exec Outer,
     exec_and_the_inner_dies: Exec Inner,
+    exec_by_runc_and_the_outer_dies: ExecByRunc Outer,
+    exec_by_runc_and_the_inner_dies: ExecByRunc Inner,
     stop_and_the_command_dies: Stop Command,
     stop_and_the_outer_dies: Stop Outer,
     stop_and_the_inner_dies: Stop Inner,
+    stop_by_runc_and_the_outer_dies: StopByRunc Outer,
+    stop_by_runc_and_the_inner_dies: StopByRunc Inner,
     rm_and_the_command_dies: Remove Command,
     rm_and_the_outer_dies: Remove Outer,
     rm_and_the_inner_dies: Remove Inner,

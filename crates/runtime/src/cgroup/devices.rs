@@ -134,7 +134,7 @@ impl Policy {
     ///
     /// A rule that takes part of an exception back cannot be had in version 1, unless the
     /// part is the whole of some accesses.
-    fn exceptions(&self) -> Result<Vec<Rule>, CgroupError> {
+    pub(super) fn exceptions(&self) -> Result<Vec<Rule>, CgroupError> {
         let mut exceptions: Vec<Rule> = Vec::with_capacity(self.rules.len());
         for rule in &self.rules {
             if rule.allow != self.allow {
@@ -214,16 +214,36 @@ pub fn default_device_rules() -> Vec<spec::DeviceRule> {
         .collect()
 }
 
+/// The resources with the rules of the standard devices after their own, as every OCI
+/// runtime adds them: configurations deny everything and count on that. Without resources,
+/// the standard devices alone.
+#[must_use]
+pub fn with_default_devices(resources: Option<&spec::Resources>) -> spec::Resources {
+    let mut resources = resources.cloned().unwrap_or_default();
+    resources.devices.extend(default_device_rules());
+    resources
+}
+
 /// Puts device rules in place; a warning if the host has nothing to do it with.
-pub(super) fn apply(
-    group: &Group,
-    rules: &[spec::DeviceRule],
-) -> Result<Option<String>, CgroupError> {
-    let policy = Policy::new(rules)?;
+pub(super) fn apply(group: &Group, policy: &Policy) -> Result<Option<String>, CgroupError> {
     if let Some(member) = group.v1("devices") {
-        apply_v1(&member, &policy)?;
+        apply_v1(&member, policy)?;
     } else if let Some(member) = group.v2() {
-        apply_v2(&member, &policy)?;
+        match apply_v2(&member, policy) {
+            // Nor may such a caller make a device node, or open one that its user may not.
+            Err(CgroupError::DeviceProgram { source, .. })
+                if group.rootless && file::is(&source, rustix::io::Errno::PERM) =>
+            {
+                return Ok(Some(
+                    "device rules need privileges: they are not enforced".to_owned(),
+                ));
+            }
+            result => result?,
+        }
+    } else if group.rootless {
+        return Ok(Some(
+            "device rules need privileges: they are not enforced".to_owned(),
+        ));
     } else {
         return Ok(Some(
             "the host has no device controller: device rules are not enforced".to_owned(),

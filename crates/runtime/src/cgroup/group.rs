@@ -8,6 +8,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, unl
 use rustix::io::Errno;
 
 use super::layout::{Hierarchy, Layout};
+use super::placement::Unit;
+use super::unit::Keeper;
 use super::{CgroupError, file};
 
 /// Controllers of version 2 that a group needs for the limits that exist.
@@ -26,6 +28,12 @@ pub struct Group {
     pub(super) path: String,
     /// The directories, each with the index of its hierarchy.
     directories: Vec<(usize, OwnedFd)>,
+    /// Whether hierarchies that could not be written to were left out.
+    pub(super) rootless: bool,
+    /// The unit of systemd's that the group belongs to.
+    pub(super) unit: Option<Unit>,
+    /// Keeps the unit alive until the group is dropped.
+    pub(super) keeper: Option<Keeper>,
 }
 
 /// The directory of a group in one hierarchy.
@@ -33,7 +41,7 @@ pub struct Group {
 pub(super) struct Member<'a> {
     pub(super) hierarchy: &'a Hierarchy,
     pub(super) directory: BorrowedFd<'a>,
-    path: &'a str,
+    pub(super) path: &'a str,
 }
 
 impl Member<'_> {
@@ -75,12 +83,20 @@ impl Group {
     /// # Errors
     /// [`CgroupError`]; every directory that the call made is removed again.
     pub fn create(layout: &Layout, path: &str) -> Result<Group, CgroupError> {
+        Group::create_with(layout, path, Creation::default())
+    }
+
+    pub(super) fn create_with(
+        layout: &Layout,
+        path: &str,
+        creation: Creation,
+    ) -> Result<Group, CgroupError> {
         let path = checked_path(path)?;
         if layout.hierarchies().is_empty() {
             return Err(CgroupError::NoHierarchy);
         }
         let mut made = Vec::new();
-        let result = create_in_all(layout, path, &mut made);
+        let result = create_in_all(layout, path, creation, &mut made);
         if result.is_err() {
             for directory in made.iter().rev() {
                 let _ = unlinkat(CWD, directory, AtFlags::REMOVEDIR);
@@ -90,6 +106,9 @@ impl Group {
             layout: layout.clone(),
             path: path.to_owned(),
             directories: result?,
+            rootless: creation.rootless,
+            unit: None,
+            keeper: None,
         })
     }
 
@@ -122,7 +141,23 @@ impl Group {
             layout: layout.clone(),
             path: path.to_owned(),
             directories,
+            rootless: false,
+            unit: None,
+            keeper: None,
         })
+    }
+
+    /// A group without any directory: what is left where an unprivileged caller may make
+    /// none.
+    pub(super) fn without_directories(layout: &Layout, path: &str) -> Group {
+        Group {
+            layout: layout.clone(),
+            path: path.to_owned(),
+            directories: Vec::new(),
+            rootless: true,
+            unit: None,
+            keeper: None,
+        }
     }
 
     /// Path below the root of the hierarchies, without a leading slash.
@@ -139,6 +174,7 @@ impl Group {
     /// # Errors
     /// [`CgroupError::Remove`], after all hierarchies were tried.
     pub fn remove(&self) -> Result<(), CgroupError> {
+        super::unit::stop(self.unit.as_ref())?;
         remove_checked(&self.layout, &self.path)
     }
 
@@ -220,7 +256,7 @@ fn collect(
 }
 
 /// A path without its leading slash, if every part of it names a group.
-fn checked_path(path: &str) -> Result<&str, CgroupError> {
+pub(super) fn checked_path(path: &str) -> Result<&str, CgroupError> {
     let relative = path.strip_prefix('/').unwrap_or(path);
     let is_valid = relative.len() < 4000
         && relative
@@ -235,7 +271,7 @@ fn checked_path(path: &str) -> Result<&str, CgroupError> {
     }
 }
 
-fn absolute(hierarchy: &Hierarchy, path: &str) -> String {
+pub(super) fn absolute(hierarchy: &Hierarchy, path: &str) -> String {
     format!("{}/{path}", hierarchy.mount_point())
 }
 
@@ -263,12 +299,18 @@ pub(super) fn children(directory: BorrowedFd<'_>) -> io::Result<Vec<String>> {
 fn create_in_all(
     layout: &Layout,
     path: &str,
+    creation: Creation,
     made: &mut Vec<String>,
 ) -> Result<Vec<(usize, OwnedFd)>, CgroupError> {
     let mut directories = Vec::with_capacity(layout.hierarchies().len());
     for (index, hierarchy) in layout.hierarchies().iter().enumerate() {
         let absolute = absolute(hierarchy, path);
-        let is_new = make(hierarchy, path, made)?;
+        let is_new = match make(hierarchy, path, made) {
+            Err(CgroupError::Create { source, .. }) if creation.rootless && is_denied(&source) => {
+                continue;
+            }
+            result => result?,
+        };
         let directory = open_directory(CWD, &absolute).map_err(|error| CgroupError::Open {
             path: absolute.clone(),
             source: error.into(),
@@ -278,7 +320,12 @@ fn create_in_all(
             directory: directory.as_fd(),
             path,
         };
-        if !is_new {
+        // Delegation is of some of the files too: a directory of somebody else's may be
+        // there whose processes are none of ours.
+        if creation.rootless && !is_writable(&member) {
+            continue;
+        }
+        if !is_new && !creation.shared {
             take_over(&member)?;
         }
         if hierarchy.has("cpuset") {
@@ -290,6 +337,31 @@ fn create_in_all(
         directories.push((index, directory));
     }
     Ok(directories)
+}
+
+/// How a group is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Creation {
+    /// Hierarchies that the caller may not write to are left out.
+    pub(super) rootless: bool,
+    /// Somebody else made the directories, and processes may be in them.
+    pub(super) shared: bool,
+}
+
+pub(super) fn is_denied(error: &io::Error) -> bool {
+    [Errno::ACCESS, Errno::PERM, Errno::ROFS]
+        .iter()
+        .any(|errno| file::is(error, *errno))
+}
+
+fn is_writable(member: &Member<'_>) -> bool {
+    rustix::fs::accessat(
+        member.directory,
+        "cgroup.procs",
+        rustix::fs::Access::WRITE_OK,
+        AtFlags::EACCESS,
+    )
+    .is_ok()
 }
 
 /// Makes a directory and those above it; whether it was not there before.
@@ -418,7 +490,7 @@ pub(super) fn enable_controllers(member: &Member<'_>, wanted: &[&str]) -> Result
     Ok(())
 }
 
-fn remove_checked(layout: &Layout, path: &str) -> Result<(), CgroupError> {
+pub(super) fn remove_checked(layout: &Layout, path: &str) -> Result<(), CgroupError> {
     let deadline = Instant::now() + REMOVE_PATIENCE;
     let mut failures = Vec::new();
     for hierarchy in layout.hierarchies() {

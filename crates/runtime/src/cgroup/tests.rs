@@ -12,8 +12,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+mod fake;
+mod systemd;
+
 use super::*;
-use crate::spec::{Cpu, DeviceRule, Memory, Pids, Resources};
+use crate::spec::{Cpu, DeviceRule, InterfacePriority, Memory, Network, Pids, Resources};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -137,7 +140,11 @@ fn everything(layout: &Layout) {
     devices_are_denied_first(layout);
     limits_are_written_or_warned_of(layout);
     memory_is_limited(layout);
+    running_out_of_memory_is_watched(layout);
+    what_is_used_is_counted(layout);
     tasks_are_limited(layout);
+    processes_are_signalled(layout);
+    a_group_that_may_be_made_only_in_part_is_made(layout);
     nonsense_is_refused_before_anything_is_written(layout);
 }
 
@@ -395,6 +402,7 @@ fn limits_are_written_or_warned_of(layout: &Layout) {
             limit: Some(memory),
             reservation: Some(memory / 2),
             swap: Some(swap),
+            ..Memory::default()
         }),
         cpu: Some(Cpu {
             shares: Some(512),
@@ -402,6 +410,7 @@ fn limits_are_written_or_warned_of(layout: &Layout) {
             period: Some(50_000),
             cpus: "0".into(),
             mems: "0".into(),
+            ..Cpu::default()
         }),
         pids: Some(Pids { limit: 7 }),
         ..resources()
@@ -469,7 +478,7 @@ fn memory_is_limited(layout: &Layout) {
         memory: Some(Memory {
             limit: Some(16 << 20),
             swap: Some(16 << 20),
-            reservation: None,
+            ..Memory::default()
         }),
         ..resources()
     };
@@ -489,6 +498,153 @@ fn memory_is_limited(layout: &Layout) {
     let large = scratch.run("exec dd if=/dev/zero of=/dev/null bs=100M count=1");
     assert_eq!(large.status.signal(), Some(9), "{}", text(&large));
     assert_eq!(scratch.group.oom_kill_count().unwrap(), Some(1));
+}
+
+fn running_out_of_memory_is_watched(layout: &Layout) {
+    let scratch = Scratch::new(layout);
+    let limit = Resources {
+        memory: Some(Memory {
+            limit: Some(16 << 20),
+            swap: Some(16 << 20),
+            swappiness: Some(10),
+            disable_oom_killer: Some(false),
+            use_hierarchy: Some(true),
+            ..Memory::default()
+        }),
+        ..resources()
+    };
+    if !scratch.apply(&limit).is_empty() {
+        return;
+    }
+    if let Some(memory) = v1(layout, "memory") {
+        let path = scratch.group.path();
+        assert_eq!(read(memory, path, "memory.swappiness"), "10");
+    }
+    let mut watch = scratch.group.watch_oom().unwrap();
+    assert_eq!(watch.read().unwrap(), OomEvent::Nothing);
+    let large = scratch.run("exec dd if=/dev/zero of=/dev/null bs=100M count=1");
+    assert_eq!(large.status.signal(), Some(9), "{}", text(&large));
+    let next = |watch: &mut OomWatch| {
+        let mut files = [rustix::event::PollFd::new(
+            watch,
+            rustix::event::PollFlags::IN,
+        )];
+        let wait = rustix::time::Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        assert_eq!(rustix::event::poll(&mut files, Some(&wait)).unwrap(), 1);
+        watch.read().unwrap()
+    };
+    assert_eq!(next(&mut watch), OomEvent::OutOfMemory);
+    scratch.group.remove().unwrap();
+    loop {
+        match next(&mut watch) {
+            OomEvent::Ended => break,
+            OomEvent::Nothing => {}
+            OomEvent::OutOfMemory => panic!("out of memory without processes"),
+        }
+    }
+}
+
+fn what_is_used_is_counted(layout: &Layout) {
+    let scratch = Scratch::new(layout);
+    let mut child = scratch.start("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo; cat");
+    let mut done = [0; 1];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut done)
+        .unwrap();
+    let statistics = scratch.group.statistics().unwrap();
+    assert!(statistics.cpu.usage.total > 0, "{statistics:?}");
+    if v1(layout, "cpuacct").is_some() {
+        assert!(!statistics.cpu.usage.percpu.is_empty(), "{statistics:?}");
+    }
+    if v1(layout, "memory").is_some() {
+        assert!(statistics.memory.usage.usage > 0, "{statistics:?}");
+        assert!(!statistics.memory.raw.is_empty(), "{statistics:?}");
+    }
+    if v1(layout, "pids").is_some() {
+        assert!((1..=2).contains(&statistics.pids.current), "{statistics:?}");
+    }
+    if v1(layout, "cpuset").is_some() {
+        assert!(!statistics.cpuset.cpus.is_empty(), "{statistics:?}");
+    }
+    drop(child.stdin.take());
+    child.wait().unwrap();
+}
+
+fn processes_are_signalled(layout: &Layout) {
+    let scratch = Scratch::new(layout);
+    let mut child = scratch.start("trap 'exit 5' TERM; echo; while :; do sleep 0.01; done");
+    let mut set = [0; 1];
+    child.stdout.as_mut().unwrap().read_exact(&mut set).unwrap();
+    scratch.group.signal(rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    scratch.group.kill().unwrap();
+    scratch.group.wait_until_empty(PATIENCE).unwrap();
+    scratch.group.signal(rustix::process::Signal::TERM).unwrap();
+}
+
+/// What an unprivileged caller meets, with read-only mounts in the place of the missing
+/// permissions. Only where mounts may be changed.
+fn a_group_that_may_be_made_only_in_part_is_made(layout: &Layout) {
+    let Some(memory) = v1(layout, "memory") else {
+        return;
+    };
+    if std::env::var_os(INSIDE).is_none() {
+        return;
+    }
+    let remount = |how: &str| {
+        let status = Command::new("mount")
+            .args(["-o", &format!("remount,bind,{how}"), memory.mount_point()])
+            .status();
+        assert!(status.unwrap().success());
+    };
+    let placement = Placement {
+        path: unique(),
+        unit: None,
+        rootless: true,
+    };
+    remount("ro");
+    let refused = Group::create(layout, &placement.path);
+    let group = Group::create_at(layout, &placement);
+    let limit = |memory: bool| Resources {
+        memory: memory.then(|| Memory {
+            limit: Some(1 << 20),
+            ..Memory::default()
+        }),
+        pids: Some(Pids { limit: 7 }),
+        ..resources()
+    };
+    let group = group.unwrap();
+    let pids = group.apply(&limit(false));
+    let denied = group.apply(&limit(true));
+    let again = Group::open_at(layout, &placement).map(|group| group.path().to_owned());
+    let removed = remove_at(layout, &placement);
+    remount("rw");
+    assert!(
+        matches!(refused, Err(CgroupError::Create { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(pids.unwrap(), Vec::<String>::new());
+    assert!(
+        matches!(
+            denied,
+            Err(CgroupError::Unprivileged { what: "memory", .. })
+        ),
+        "{denied:?}"
+    );
+    assert_eq!(again.unwrap(), placement.path);
+    removed.unwrap();
+    assert_eq!(list(layout, &placement.path), Vec::<String>::new());
+    // One that is nowhere is a group too, of nobody.
+    let nowhere = Group::open_at(layout, &placement).unwrap();
+    assert!(!nowhere.has_directories());
+    assert_eq!(nowhere.processes().unwrap(), vec![]);
+    nowhere.kill().unwrap();
 }
 
 fn tasks_are_limited(layout: &Layout) {
@@ -579,6 +735,64 @@ fn version_2_alone() {
     in_private_mounts("v2", "mount -t cgroup2 none /sys/fs/cgroup");
 }
 
+/// Controllers that nobody has mounted here, in hierarchies that end with the namespace.
+#[test]
+#[ignore = "binds controllers of the whole machine to version 1, so it must run alone"]
+fn version_1_for_the_network() {
+    let top = std::env::temp_dir().join(unique());
+    fs::create_dir(&top).unwrap();
+    let known = fs::read_to_string("/proc/cgroups").unwrap();
+    let is_free = |known: &str, name: &str| {
+        known.lines().any(|line| {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            words[0] == name && words[1] == "0"
+        })
+    };
+    if is_free(&known, "net_cls") && is_free(&known, "net_prio") {
+        let top = top.display();
+        let mounts = format!(
+            "mount -t tmpfs tmpfs {top} && mkdir {top}/c {top}/p && \
+             mount -t cgroup -o net_cls cgroup {top}/c && mount -t cgroup -o net_prio cgroup {top}/p"
+        );
+        in_private_mounts("network", &mounts);
+        // A hierarchy whose groups are not gone altogether when its mount goes stays until
+        // one more mount goes.
+        wait_for("hierarchies to go", || {
+            let known = fs::read_to_string("/proc/cgroups").unwrap();
+            if is_free(&known, "net_cls") && is_free(&known, "net_prio") {
+                return true;
+            }
+            let script = format!("{mounts} && umount {top}/c {top}/p");
+            let mut again = Command::new("unshare");
+            again.args(["--mount", "sh", "-c", &script]);
+            assert!(again.status().unwrap().success());
+            false
+        });
+    }
+    fs::remove_dir(&top).unwrap();
+}
+
+fn packets_are_classed(layout: &Layout) {
+    let scratch = Scratch::new(layout);
+    let network = Network {
+        class_id: Some(0x10_0001),
+        priorities: vec![InterfacePriority {
+            name: "lo".into(),
+            priority: 7,
+        }],
+    };
+    let asked = Resources {
+        network: Some(network),
+        ..resources()
+    };
+    assert_eq!(scratch.apply(&asked), Vec::<String>::new());
+    let path = scratch.group.path();
+    let class = read(v1(layout, "net_cls").unwrap(), path, "net_cls.classid");
+    assert_eq!(class, "1048577");
+    let map = read(v1(layout, "net_prio").unwrap(), path, "net_prio.ifpriomap");
+    assert!(map.lines().any(|line| line == "lo 7"), "{map}");
+}
+
 /// Variable that tells [`inside`] which layout it is in.
 const INSIDE: &str = "GANTRY_TEST_CGROUP_LAYOUT";
 
@@ -604,6 +818,10 @@ fn inside() {
         return;
     };
     let layout = Layout::detect().unwrap();
+    if expected == "network" {
+        packets_are_classed(&layout);
+        return;
+    }
     if expected == "v1" {
         assert!(layout.v2().is_none() && layout.v1_hierarchies().is_some());
     } else {
@@ -666,13 +884,14 @@ fn time_of_a_group() {
         memory: Some(Memory {
             limit: Some(64 << 20),
             swap: Some(128 << 20),
-            reservation: None,
+            ..Memory::default()
         }),
         cpu: Some(Cpu {
             shares: Some(512),
             ..Cpu::default()
         }),
         pids: Some(Pids { limit: 100 }),
+        ..Resources::default()
     };
     let mut times: [Vec<f64>; 5] = Default::default();
     for _ in 0..60 {

@@ -2,17 +2,19 @@
 
 use super::program::Program;
 use super::rules::{
-    ALLOW, Compiler, Condition, KILL_PROCESS, KILL_THREAD, LOG, NOTIFY, Operator, TRACE, TRAP,
-    errno_action,
+    ALLOW, Compiler, Condition, FLAG_WAIT_KILLABLE, KILL_PROCESS, KILL_THREAD, LOG, NOTIFY,
+    Operator, TRACE, TRAP, errno_action,
 };
 use super::{Architecture, SeccompError};
 use crate::spec::{Seccomp, SeccompArg};
 
 const EPERM: u32 = 1;
+/// The highest error number that the kernel returns, and the highest data of a verdict.
+const MAX_ERRNO: u32 = 4095;
+const MAX_DATA: u32 = 0xffff;
 
 const FLAG_LOG: u32 = 1 << 1;
 pub(super) const FLAG_SPEC_ALLOW: u32 = 1 << 2;
-const FLAG_WAIT_KILLABLE: u32 = 1 << 5;
 
 /// Compiles a profile for the machine that Gantry was built for.
 ///
@@ -25,19 +27,31 @@ pub fn compile(profile: &Seccomp) -> Result<Program, SeccompError> {
 /// Compiles a profile for processes under the kernel of `native`.
 ///
 /// Names that no architecture has are skipped. Architectures of the profile that cannot
-/// occur under this kernel are too; a call by an architecture that the profile does not
-/// name kills the process. Where the default is to refuse, calls newer than every call
-/// that the profile names give `ENOSYS`, so that libraries fall back to older ones.
-/// `SECCOMP_FILTER_FLAG_NEW_LISTENER` is among the flags if a rule notifies, and
-/// `SECCOMP_FILTER_FLAG_SPEC_ALLOW` if the profile has no flags at all (below 5.16 the
-/// mitigation otherwise slows down everything that the container does, as runc knows).
+/// occur under this kernel are too: x86_64 runs programs of x86 and x32 besides its own,
+/// aarch64 those of 32-bit ARM, and no kernel ever presents another to the filter (where
+/// libseccomp would write a block that never runs, or refuse the other byte order). A call
+/// by an architecture that the profile does not name kills the process. Where the default
+/// is to refuse, calls newer than every call that the profile names give `ENOSYS`, so that
+/// libraries fall back to older ones. `SECCOMP_FILTER_FLAG_SPEC_ALLOW` is among the flags
+/// if the profile has no list of flags (below 5.16 the mitigation otherwise slows down
+/// everything that the container does, as runc knows); `SECCOMP_FILTER_FLAG_TSYNC` never
+/// is, since the process that installs the filter has a single thread.
 ///
 /// # Errors
-/// [`SeccompError`] for a word that the specification does not have, and for a program
-/// that the kernel would not take.
+/// [`SeccompError`] for a word that the specification does not have, a number beyond what
+/// the kernel takes, a listener that is missing or could not be asked, and a program that
+/// the kernel would not take.
 pub fn compile_for(profile: &Seccomp, native: Architecture) -> Result<Program, SeccompError> {
     let default = parse_action(&profile.default_action, profile.default_errno_ret)?;
-    let flags = parse_flags(&profile.flags)?;
+    // Refused as by runc and crun: the listener would have to let the container start.
+    if default == NOTIFY {
+        return Err(SeccompError::NotifyByDefault);
+    }
+    let path = profile.listener_path.as_deref().unwrap_or("");
+    if path.is_empty() && profile.listener_metadata.is_some() {
+        return Err(SeccompError::MetadataWithoutListener);
+    }
+    let flags = parse_flags(profile.flags.as_deref())?;
     let architectures = parse_architectures(&profile.architectures, native)?;
     let mut compiler = Compiler::new(&architectures, default);
     for rule in &profile.syscalls {
@@ -53,7 +67,11 @@ pub fn compile_for(profile: &Seccomp, native: Architecture) -> Result<Program, S
             compiler.add(names(), action, &conditions);
         }
     }
-    compiler.finish(flags)
+    let program = compiler.finish(flags)?;
+    if program.listener && path.is_empty() {
+        return Err(SeccompError::NoListener);
+    }
+    Ok(program)
 }
 
 /// Whether conditions of one rule are alternatives: runc and crun, and so the profiles
@@ -69,12 +87,24 @@ fn is_alternative(conditions: &[Condition]) -> bool {
 }
 
 fn parse_action(name: &str, errno: Option<u32>) -> Result<u32, SeccompError> {
+    let number = |highest: u32| {
+        let number = errno.unwrap_or(EPERM);
+        if number > highest {
+            return Err(SeccompError::ErrnoRange {
+                action: name.to_owned(),
+                number,
+                highest,
+            });
+        }
+        Ok(number)
+    };
     let action = match name {
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => KILL_THREAD,
         "SCMP_ACT_KILL_PROCESS" => KILL_PROCESS,
         "SCMP_ACT_TRAP" => TRAP,
-        "SCMP_ACT_ERRNO" => return Ok(errno_action(errno.unwrap_or(EPERM))),
-        "SCMP_ACT_TRACE" => return Ok(TRACE | errno.unwrap_or(EPERM) & 0xffff),
+        // The kernel would cut what is higher, in the end to 0, which is success.
+        "SCMP_ACT_ERRNO" => return Ok(errno_action(number(MAX_ERRNO)?)),
+        "SCMP_ACT_TRACE" => return Ok(TRACE | number(MAX_DATA)?),
         "SCMP_ACT_ALLOW" => ALLOW,
         "SCMP_ACT_LOG" => LOG,
         "SCMP_ACT_NOTIFY" => NOTIFY,
@@ -92,14 +122,14 @@ fn parse_action(name: &str, errno: Option<u32>) -> Result<u32, SeccompError> {
         }),
     }
 }
-fn parse_flags(names: &[String]) -> Result<u32, SeccompError> {
-    if names.is_empty() {
+
+fn parse_flags(names: Option<&[String]>) -> Result<u32, SeccompError> {
+    let Some(names) = names else {
         return Ok(FLAG_SPEC_ALLOW);
-    }
+    };
     let mut flags = 0;
     for name in names {
         flags |= match name.as_str() {
-            // The filter is installed by a process with a single thread.
             "SECCOMP_FILTER_FLAG_TSYNC" => 0,
             "SECCOMP_FILTER_FLAG_LOG" => FLAG_LOG,
             "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => FLAG_SPEC_ALLOW,
@@ -166,7 +196,8 @@ fn parse_conditions(args: &[SeccompArg], call: &str) -> Result<Vec<Condition>, S
                 index: arg.index,
                 operator,
                 value: arg.value,
-                value_two: arg.value_two,
+                // As libseccomp reads it, the mask holds for both sides.
+                value_two: arg.value_two & arg.value,
             })
         })
         .collect()

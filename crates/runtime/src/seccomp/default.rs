@@ -177,7 +177,9 @@ pub fn default_profile(capabilities: CapabilitySet, native: Architecture) -> Sec
             .iter()
             .map(|name| (*name).to_owned())
             .collect(),
-        flags: Vec::new(),
+        flags: None,
+        listener_path: None,
+        listener_metadata: None,
         syscalls,
     }
 }

@@ -3,11 +3,13 @@
 //! `default` says what a container may call and `compile` reads any profile of
 //! `config.json`; both give their rules to `rules`, which brings them together by the
 //! numbers of `table`, and `write` makes a program for `seccomp(2)` of them, with the
-//! help of `assemble` (jumps). Nothing here makes a system call.
+//! help of `assemble` (jumps). None of these makes a system call; `listener` does, which
+//! sends on what a filter with `SCMP_ACT_NOTIFY` asks by.
 
 mod assemble;
 mod compile;
 mod default;
+pub(crate) mod listener;
 mod program;
 mod rules;
 mod table;
@@ -18,6 +20,7 @@ mod tests;
 
 pub use compile::{compile, compile_for};
 pub use default::{default_profile, default_program};
+pub use listener::send_listener;
 pub use program::{Program, ProgramError};
 pub use table::number;
 
@@ -112,6 +115,25 @@ pub enum SeccompError {
         /// The action.
         action: String,
     },
+    /// An error number that the kernel would cut to another one.
+    #[error("error number {number} of seccomp action {action} is above {highest}")]
+    ErrnoRange {
+        /// The action.
+        action: String,
+        /// As it was given.
+        number: u32,
+        /// The highest that it takes.
+        highest: u32,
+    },
+    /// A listener that would be asked about everything.
+    #[error("SCMP_ACT_NOTIFY cannot be used as default action")]
+    NotifyByDefault,
+    /// A rule that asks a listener, and none to be asked.
+    #[error("seccomp action SCMP_ACT_NOTIFY needs a listenerPath")]
+    NoListener,
+    /// Metadata for a listener that is not named.
+    #[error("seccomp listenerMetadata is set, but listenerPath is not")]
+    MetadataWithoutListener,
     /// More instructions than the kernel takes.
     #[error("seccomp profile needs {instructions} instructions, but the kernel takes 4096")]
     TooLarge {

@@ -5,16 +5,22 @@ use gantry_sys::seccomp::SockFilter;
 /// The most instructions that the kernel takes (`BPF_MAXINSNS`).
 pub(super) const MAX_INSTRUCTIONS: usize = 4096;
 
+/// Stands for [`Program::listener`] among the flags of the cached form
+/// (`SECCOMP_FILTER_FLAG_NEW_LISTENER`).
+const FLAG_NEW_LISTENER: u32 = 1 << 3;
+
 /// First bytes of the cached form; the last one is its version.
 const MAGIC: [u8; 4] = *b"gsc\x01";
 
-/// A filter as `gantry_sys::seccomp::install` takes it.
+/// A filter as `gantry_sys::seccomp` installs it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Program {
     /// Classic BPF over `struct seccomp_data`.
     pub instructions: Vec<SockFilter>,
-    /// `SECCOMP_FILTER_FLAG_*` bits.
+    /// `SECCOMP_FILTER_FLAG_*` bits, but for that of the listener.
     pub flags: u32,
+    /// Whether some verdict is to ask a listener, which installing the filter then makes.
+    pub listener: bool,
 }
 
 /// Bytes that are no cached program.
@@ -37,7 +43,8 @@ impl Program {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 + 8 * self.instructions.len());
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&self.flags.to_le_bytes());
+        let listener = if self.listener { FLAG_NEW_LISTENER } else { 0 };
+        bytes.extend_from_slice(&(self.flags | listener).to_le_bytes());
         for instruction in &self.instructions {
             bytes.extend_from_slice(&instruction.code.to_le_bytes());
             bytes.extend_from_slice(&[instruction.jt, instruction.jf]);
@@ -72,9 +79,11 @@ impl Program {
                 k: u32::from_le_bytes([k0, k1, k2, k3]),
             })
             .collect();
+        let flags = u32::from_le_bytes(*flags);
         Ok(Program {
             instructions,
-            flags: u32::from_le_bytes(*flags),
+            flags: flags & !FLAG_NEW_LISTENER,
+            listener: flags & FLAG_NEW_LISTENER != 0,
         })
     }
 }

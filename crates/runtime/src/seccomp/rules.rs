@@ -19,7 +19,7 @@ pub(super) const LOG: u32 = 0x7ffc_0000;
 pub(super) const ALLOW: u32 = 0x7fff_0000;
 pub(super) const ACTION_MASK: u32 = 0xffff_0000;
 
-const FLAG_NEW_LISTENER: u32 = 1 << 3;
+pub(super) const FLAG_WAIT_KILLABLE: u32 = 1 << 5;
 
 /// Where 32-bit ARM's own calls begin.
 pub(super) const ARM_PRIVATE: u32 = 0x000f_0000;
@@ -75,6 +75,12 @@ pub(super) fn errno_action(errno: u32) -> u32 {
     ERRNO | errno & 0xffff
 }
 
+/// How much an action takes away: of several filters' verdicts, the kernel obeys the one
+/// with the highest (`seccomp(2)`, "SECCOMP_SET_MODE_FILTER").
+fn severity(action: u32) -> i64 {
+    -i64::from((action & ACTION_MASK) as i32)
+}
+
 /// What becomes of a call.
 pub(super) enum Target {
     /// The same, whatever its arguments.
@@ -117,8 +123,18 @@ pub(super) struct Compiler {
     /// The first one is the default.
     pub(super) targets: Vec<Target>,
     pub(super) rules: Vec<Rule>,
-    /// Calls allowed or denied on x86 by the call that carries them: its name, theirs, action.
-    carried: Vec<(&'static str, u32, u32)>,
+    /// Calls allowed or denied on x86 by the call that carries them.
+    carried: Vec<Carried>,
+}
+
+/// A rule for a call that another one carries.
+struct Carried {
+    carrier: &'static str,
+    /// By which the carrier knows the call.
+    number: u32,
+    action: u32,
+    /// Whether the rule has conditions, which the carrier's arguments do not show.
+    is_conditional: bool,
 }
 
 impl Compiler {
@@ -146,6 +162,7 @@ impl Compiler {
     ) {
         let says_nothing = action == self.default;
         let mut target = None;
+        let mut rule = None;
         let mut place = 0;
         for name in names {
             let Some(row) = table::row(name, &mut place) else {
@@ -168,15 +185,28 @@ impl Compiler {
                     self.targets.len() - 1
                 });
                 self.set(row, target);
-                if let Some((carrier, number)) = carrier(name) {
-                    self.carried.push((carrier, number, action));
-                }
             } else {
-                self.rules.push(Rule {
-                    conditions: conditions.to_vec(),
-                    action,
+                // One for all names: calls with the same rules then share their code.
+                let rule = *rule.get_or_insert_with(|| {
+                    self.rules.push(Rule {
+                        conditions: conditions.to_vec(),
+                        action,
+                    });
+                    self.rules.len() - 1
                 });
-                self.append(row, self.rules.len() - 1);
+                self.append(row, rule);
+            }
+            // The arguments of a carried call lie in memory. A condition on them can only
+            // count as met where that makes the filter stricter, not laxer.
+            let is_conditional = !conditions.is_empty();
+            if !is_conditional || severity(action) > severity(self.default) {
+                self.carried
+                    .extend(carrier(name).map(|(carrier, number)| Carried {
+                        carrier,
+                        number,
+                        action,
+                        is_conditional,
+                    }));
             }
         }
     }
@@ -234,8 +264,11 @@ impl Compiler {
         else {
             return;
         };
-        for (carrier, number, action) in std::mem::take(&mut self.carried) {
-            let Some(carrier) = table::number(carrier, Architecture::X86) else {
+        let mut all = std::mem::take(&mut self.carried);
+        // As among the rules of a call: those without conditions win.
+        all.sort_by_key(|carried| carried.is_conditional);
+        for carried in all {
+            let Some(carrier) = table::number(carried.carrier, Architecture::X86) else {
                 continue;
             };
             let slot = Calls::slot(carrier);
@@ -246,14 +279,18 @@ impl Compiler {
                 continue;
             }
             self.rules.push(Rule {
-                // The upper half of ipc's first argument is a version.
                 conditions: vec![Condition {
                     index: 0,
                     operator: Operator::MaskedEqual,
-                    value: 0xffff,
-                    value_two: u64::from(number),
+                    // The upper half of ipc's first argument is a version.
+                    value: if carried.carrier == "ipc" {
+                        0xffff
+                    } else {
+                        0xffff_ffff
+                    },
+                    value_two: u64::from(carried.number),
                 }],
-                action,
+                action: carried.action,
             });
             let rule = self.rules.len() - 1;
             match &mut self.targets[current as usize] {
@@ -269,8 +306,10 @@ impl Compiler {
     /// Writes the program.
     pub(super) fn finish(mut self, mut flags: u32) -> Result<Program, SeccompError> {
         self.add_carried();
-        if self.notifies() {
-            flags |= FLAG_NEW_LISTENER;
+        let listener = self.notifies();
+        // The kernel knows the flag together with a listener only, and libseccomp is lenient.
+        if !listener {
+            flags &= !FLAG_WAIT_KILLABLE;
         }
         let instructions = Writer::new(&self).write();
         if instructions.len() > MAX_INSTRUCTIONS {
@@ -281,6 +320,7 @@ impl Compiler {
         Ok(Program {
             instructions,
             flags,
+            listener,
         })
     }
 

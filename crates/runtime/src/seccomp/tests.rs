@@ -104,6 +104,8 @@ fn random_profiles_agree_with_their_programs() {
         "mseal",
     ];
     let mut random = Random(0x2545_f491_4f6c_dd1d);
+    // Refused as a default.
+    let defaults = &ACTIONS[..7];
     for round in 0..300 {
         let native = random.pick(&[Architecture::X86_64, Architecture::Aarch64]);
         let count = if round % 20 == 0 {
@@ -151,7 +153,7 @@ fn random_profiles_agree_with_their_programs() {
             &X86_FAMILY[..2],
             &["SCMP_ARCH_ARM", "SCMP_ARCH_S390X"][..],
         ]);
-        let profile = profile(random.pick(&ACTIONS), architectures, rules);
+        let profile = profile(random.pick(defaults), architectures, rules);
         let program = compile_for(&profile, native).unwrap();
         check_shape(&program);
         for _ in 0..200 {
@@ -538,9 +540,9 @@ fn words_that_the_specification_lacks_are_errors_with_the_word() {
         &[],
         vec![rule(&["read"], "SCMP_ACT_ERRNO")],
     );
-    bad.flags = vec!["SECCOMP_FILTER_FLAG_X".into()];
+    bad.flags = Some(vec!["SECCOMP_FILTER_FLAG_X".into()]);
     assert_eq!(text(&bad), "unknown seccomp flag \"SECCOMP_FILTER_FLAG_X\"");
-    bad.flags.clear();
+    bad.flags = None;
     bad.syscalls[0].args = vec![arg(0, "SCMP_CMP_ISH", 0, 0)];
     assert_eq!(text(&bad), "unknown seccomp operator \"SCMP_CMP_ISH\"");
     bad.syscalls[0].args = vec![arg(6, "SCMP_CMP_EQ", 0, 0)];
@@ -567,13 +569,146 @@ fn flags_follow_the_profile() {
     let mut wanted = profile("SCMP_ACT_ALLOW", &[], vec![]);
     let flags = |profile: &Seccomp| compile_for(profile, Architecture::X86_64).unwrap().flags;
     assert_eq!(flags(&wanted), 4);
-    wanted.flags = vec![
-        "SECCOMP_FILTER_FLAG_TSYNC".into(),
-        "SECCOMP_FILTER_FLAG_LOG".into(),
-    ];
+    let set = |wanted: &mut Seccomp, names: &[&str]| {
+        wanted.flags = Some(
+            names
+                .iter()
+                .map(|name| format!("SECCOMP_FILTER_FLAG_{name}"))
+                .collect(),
+        );
+    };
+    // An empty list is a list.
+    set(&mut wanted, &[]);
+    assert_eq!(flags(&wanted), 0);
+    set(&mut wanted, &["TSYNC", "LOG"]);
     assert_eq!(flags(&wanted), 2);
+    set(&mut wanted, &["SPEC_ALLOW", "LOG"]);
+    assert_eq!(flags(&wanted), 4 | 2);
+    // The kernel refuses this one without a listener.
+    set(&mut wanted, &["WAIT_KILLABLE_RECV"]);
+    let program = compile_for(&wanted, Architecture::X86_64).unwrap();
+    assert_eq!((program.flags, program.listener), (0, false));
     wanted.syscalls = vec![rule(&["mkdir"], "SCMP_ACT_NOTIFY")];
-    assert_eq!(flags(&wanted), 2 | 8);
+    let program = compile_for(&wanted, Architecture::X86_64).unwrap();
+    assert_eq!((program.flags, program.listener), (1 << 5, true));
+    assert_eq!(Program::from_bytes(&program.to_bytes()), Ok(program));
+}
+
+#[test]
+fn a_listener_is_named_where_it_is_asked_and_never_asked_by_default() {
+    let compiled = |profile: &Seccomp| compile_for(profile, Architecture::X86_64);
+    let mut notify = profile(
+        "SCMP_ACT_ALLOW",
+        &[],
+        vec![rule(&["write"], "SCMP_ACT_NOTIFY")],
+    );
+    assert!(compiled(&notify).unwrap().listener);
+    notify.listener_metadata = Some("colour=blue".into());
+    assert!(compiled(&notify).unwrap().listener);
+    notify.listener_path = None;
+    assert_eq!(
+        compiled(&notify),
+        Err(SeccompError::MetadataWithoutListener)
+    );
+    notify.listener_metadata = None;
+    assert_eq!(compiled(&notify), Err(SeccompError::NoListener));
+    notify.listener_path = Some(String::new());
+    assert_eq!(compiled(&notify), Err(SeccompError::NoListener));
+    // A rule for a call that is not there asks nobody.
+    notify.syscalls[0].names = vec!["no_such_call".into()];
+    assert!(!compiled(&notify).unwrap().listener);
+    notify.default_action = "SCMP_ACT_NOTIFY".into();
+    assert_eq!(
+        compiled(&notify).unwrap_err().to_string(),
+        "SCMP_ACT_NOTIFY cannot be used as default action"
+    );
+}
+
+/// 65536 would be cut to 0, by which the call seems to succeed.
+#[test]
+fn error_numbers_beyond_the_kernels_are_refused() {
+    for (action, highest) in [("SCMP_ACT_ERRNO", 4095), ("SCMP_ACT_TRACE", 65535)] {
+        let verdict = |number| {
+            let mut profile = profile("SCMP_ACT_ALLOW", &[], vec![rule(&["read"], action)]);
+            profile.syscalls[0].errno_ret = Some(number);
+            compile_for(&profile, Architecture::X86_64).map(|program| {
+                let call = Call {
+                    audit: AUDIT_X86_64,
+                    ..Call::default()
+                };
+                run(&program, &call).0 & 0xffff
+            })
+        };
+        assert_eq!(verdict(0), Ok(0));
+        assert_eq!(verdict(highest), Ok(highest));
+        for number in [highest + 1, 0x1_0000, u32::MAX] {
+            assert_eq!(
+                verdict(number),
+                Err(SeccompError::ErrnoRange {
+                    action: action.into(),
+                    number,
+                    highest
+                })
+            );
+        }
+    }
+}
+
+/// What a filter cannot see may only make it stricter: `socketcall` keeps the arguments
+/// of `socket` in memory.
+#[test]
+fn conditions_on_carried_calls_fall_on_the_safe_side() {
+    let verdict = |default: &str, action: &str| {
+        let mut conditional = rule(&["socket"], action);
+        conditional.args = vec![arg(0, "SCMP_CMP_EQ", 38, 0)];
+        let profile = profile(default, &X86_FAMILY, vec![conditional]);
+        let program = compile_for(&profile, Architecture::X86_64).unwrap();
+        let by = |name, first| {
+            let call = Call {
+                number: number(name, Architecture::X86).unwrap(),
+                audit: AUDIT_X86,
+                arguments: [first, 0, 0, 0, 0, 0],
+            };
+            run(&program, &call).0
+        };
+        (by("socket", 38), by("socket", 2), by("socketcall", 1))
+    };
+    assert_eq!(
+        verdict("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"),
+        (EPERM, ALLOW, EPERM)
+    );
+    assert_eq!(
+        verdict("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW"),
+        (ALLOW, EPERM, EPERM)
+    );
+}
+
+/// The search is a tree: no call waits behind as many comparisons as there are rules.
+#[test]
+fn the_search_is_balanced() {
+    // Every second call, so that nothing can be merged.
+    let names: Vec<&str> = (0..335)
+        .step_by(2)
+        .filter_map(|wanted| {
+            let mut rows = table::SYSTEM_CALLS.iter();
+            rows.find(|(_, row)| row[0] == wanted)
+        })
+        .map(|(name, _)| *name)
+        .collect();
+    assert!(names.len() > 150, "{}", names.len());
+    let sparse = profile("SCMP_ACT_ERRNO", &[], vec![rule(&names, "SCMP_ACT_ALLOW")]);
+    let program = compile_for(&sparse, Architecture::X86_64).unwrap();
+    check_shape(&program);
+    for number in 0..400 {
+        let call = Call {
+            number,
+            audit: AUDIT_X86_64,
+            ..Call::default()
+        };
+        let (_, executed) = run(&program, &call);
+        // Two loads, the architecture, 335 ranges (nine steps), perhaps a jump, the return.
+        assert!(executed <= 15, "{executed} instructions for call {number}");
+    }
 }
 
 /// Unknown names are skipped; a profile that outgrows the kernel's limit is an error.

@@ -6,6 +6,8 @@
 //! kernel (5.11) evaluates when a filter is installed, so calls that are always allowed
 //! do not run the filter at all.
 
+use std::collections::HashMap;
+
 use gantry_sys::seccomp::SockFilter;
 
 use super::Architecture;
@@ -30,8 +32,8 @@ pub(super) struct Writer<'a> {
     compiler: &'a Compiler,
     assembler: Assembler,
     returns: Vec<(u32, Label)>,
-    /// Where the rules of a target are, for 64-bit and for 32-bit arguments.
-    written: Vec<[Option<Label>; 2]>,
+    /// Where rules are written already, for 64-bit and for 32-bit arguments.
+    written: HashMap<&'a [usize], [Option<Label>; 2]>,
 }
 
 impl Writer<'_> {
@@ -40,7 +42,7 @@ impl Writer<'_> {
             compiler,
             assembler: Assembler::with_capacity(512),
             returns: Vec::new(),
-            written: vec![[None; 2]; compiler.targets.len()],
+            written: HashMap::new(),
         }
     }
 
@@ -162,12 +164,12 @@ impl Writer<'_> {
 
     fn target(&mut self, target: u32, is_32_bit: bool) -> Label {
         let compiler = self.compiler;
-        let index = target as usize;
-        let rules = match &compiler.targets[index] {
+        let rules = match &compiler.targets[target as usize] {
             Target::Return(action) => return self.return_value(*action),
             Target::Rules(rules) => rules,
         };
-        if let Some(label) = self.written[index][usize::from(is_32_bit)] {
+        let known = self.written.get(rules.as_slice());
+        if let Some(label) = known.and_then(|known| known[usize::from(is_32_bit)]) {
             return label;
         }
         let mut entry = self.return_value(compiler.default);
@@ -179,7 +181,7 @@ impl Writer<'_> {
                 entry = self.condition(condition, is_32_bit, entry, otherwise);
             }
         }
-        self.written[index][usize::from(is_32_bit)] = Some(entry);
+        self.written.entry(rules).or_default()[usize::from(is_32_bit)] = Some(entry);
         entry
     }
 

@@ -13,9 +13,15 @@ pub struct Seccomp {
     pub default_errno_ret: Option<u32>,
     /// Architectures besides the native one, such as `SCMP_ARCH_X86`.
     pub architectures: Vec<String>,
-    /// Flags such as `SECCOMP_FILTER_FLAG_LOG`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub flags: Vec<String>,
+    /// Flags such as `SECCOMP_FILTER_FLAG_LOG`; absent, the runtime chooses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Vec<String>>,
+    /// Socket that gets the descriptor by which `SCMP_ACT_NOTIFY` asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener_path: Option<String>,
+    /// What the one at that socket is told besides, opaque to the runtime.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener_metadata: Option<String>,
     /// Rules.
     pub syscalls: Vec<SeccompRule>,
 }

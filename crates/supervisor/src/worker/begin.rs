@@ -1,5 +1,6 @@
 //! Starting containers and execs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +13,8 @@ use gantry_runtime::rootfs::{Overlay, RootSource};
 use gantry_runtime::spec::{Linux, NamespaceKind};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::agent::Agent;
+use crate::foreign::{self, Failure, Foreign};
 use crate::network;
 use crate::order::{BirthOrder, ExecOrder, NetworkOrder, PROTOCOL, RunState, RunStatus};
 use crate::protocol::{Attach, Reply, Stream};
@@ -21,12 +24,6 @@ use crate::task::{self, Mirror, Task, TaskRecord};
 
 use super::Worker;
 use super::connection::Watch;
-
-/// A start that failed: exit code and reason.
-struct Failure {
-    code: i32,
-    message: String,
-}
 
 impl From<BirthError> for Failure {
     fn from(error: BirthError) -> Failure {
@@ -53,8 +50,8 @@ enum Begin {
 }
 
 /// Both sides of a task's standard streams.
-struct Streams {
-    given: Stdio,
+pub(super) struct Streams {
+    pub(super) given: Stdio,
     stdin: Option<OwnedFd>,
     outputs: Vec<(Stream, OwnedFd)>,
 }
@@ -206,8 +203,8 @@ impl Worker {
 
     fn start_container(&mut self, order: &BirthOrder) -> Result<(), Failure> {
         let joined = match order.network {
-            NetworkOrder::Shared => vec![(NamespaceKind::Network, self.sandbox_network()?)],
-            _ => Vec::new(),
+            NetworkOrder::Shared => Some(self.sandbox_network()?),
+            _ => None,
         };
         let ports = match &order.network {
             NetworkOrder::Bridge(bridge) => network::reserve_ports(&bridge.ports)?,
@@ -219,7 +216,12 @@ impl Worker {
         }
         let mut host = network::host_side(&order.network, &order.container)?;
         let group = Group::create(&layout, &order.cgroup).map_err(|error| error_text(&error))?;
-        let born = self.clone_container(order, &layout, &group, joined, host.as_mut());
+        let runtime = order.runtime.as_ref();
+        let mut foreign = runtime.map(|runtime| Foreign::of_container(runtime, &order.run_dir));
+        let born = match &mut foreign {
+            None => self.clone_container(order, &layout, &group, joined, host.as_mut()),
+            Some(foreign) => self.fork_helper(order, foreign, joined, host.as_mut()),
+        };
         let (birth, streams, warnings) = match born {
             Ok(born) => born,
             Err(failure) => {
@@ -230,10 +232,20 @@ impl Worker {
         let mut record = TaskRecord::of_container(order);
         record.pid = birth.pid;
         record.ports = ports.published;
+        record.foreign = foreign.map(Box::new);
         let mut task = self.new_task(record, &birth, streams)?;
         task.ports = ports.sockets;
         task.warnings = warnings;
         task.open_log();
+        let linux = order.spec.linux.as_ref();
+        task.agent = Agent::of(
+            linux.and_then(|linux| linux.seccomp.as_ref()),
+            &order.container,
+            &order.run_dir,
+            &order.spec.annotations,
+            "creating",
+            birth.pid,
+        )?;
         task.birth = Some(birth);
         let connected = self.connect_network(order, host.as_mut(), &mut task);
         let id = order.container.clone();
@@ -250,7 +262,10 @@ impl Worker {
             self.abandon(&id);
             return Err(told.unwrap_or_else(|| message.into()));
         }
-        Ok(())
+        match order.runtime {
+            None => Ok(()),
+            Some(_) => self.let_begin(&id),
+        }
     }
 
     /// Removes what a predecessor has made for the same container before it died. Its
@@ -270,7 +285,7 @@ impl Worker {
         order: &BirthOrder,
         layout: &Layout,
         group: &Group,
-        joined: Vec<(NamespaceKind, OwnedFd)>,
+        joined: Option<OwnedFd>,
         mut host: Option<&mut network::HostSide>,
     ) -> Result<(Birth, Streams, Vec<String>), Failure> {
         let mut warnings = Vec::new();
@@ -305,14 +320,21 @@ impl Worker {
             layout,
             group: Some(group),
             stdio: given,
-            joined,
+            joined: joined
+                .map(|network| (NamespaceKind::Network, network))
+                .into_iter()
+                .collect(),
             init: order.init,
             inside: &mut inside,
+            gate: None,
+            hooks: None,
+            keep_fds: 0,
+            no_pivot: false,
         })?;
         Ok((birth, streams, warnings))
     }
 
-    fn new_task(
+    pub(super) fn new_task(
         &self,
         record: TaskRecord,
         birth: &Birth,
@@ -337,6 +359,11 @@ impl Worker {
         host: Option<&mut network::HostSide>,
         task: &mut Task,
     ) -> Result<(), String> {
+        if let NetworkOrder::Shared = order.network {
+            // The child may not have joined it yet.
+            task.network = self.sandbox_network().ok();
+            return Ok(());
+        }
         let path = format!("/proc/{}/ns/net", task.record.pid);
         let namespace =
             fs::File::open(&path).map_err(|error| format!("cannot open {path}: {error}"))?;
@@ -379,10 +406,16 @@ impl Worker {
             return Err(not_running());
         }
         let cgroup = container.record.cgroup.clone();
+        let (run_dir, first) = (container.record.run_dir.clone(), container.record.pid);
         let pidfd = container
             .pidfd
             .try_clone()
             .map_err(|error| Failure::from(error.to_string()))?;
+        if let Some(container_foreign) = &container.record.foreign {
+            let foreign = container_foreign.of_exec(&order.id);
+            let init = container.record.pid;
+            return self.start_foreign_exec(order, foreign, init, cgroup);
+        }
         let layout = self.layout()?.clone();
         let group = Group::open(&layout, &cgroup).map_err(|error| error_text(&error))?;
         let linux = Linux {
@@ -398,11 +431,20 @@ impl Worker {
             container: pidfd.as_fd(),
             group: Some(&group),
             stdio: given,
+            keep_fds: 0,
         })?;
         let mut record = TaskRecord::of_exec(order);
         record.pid = birth.pid;
         record.cgroup = cgroup;
         let mut task = self.new_task(record, &birth, streams)?;
+        task.agent = Agent::of(
+            order.seccomp.as_ref(),
+            &order.container,
+            &run_dir,
+            &BTreeMap::new(),
+            "running",
+            first,
+        )?;
         task.birth = Some(birth);
         self.shared.tasks.insert(order.id.clone(), task);
         Ok(())
@@ -416,18 +458,42 @@ impl Worker {
         let Some(birth) = &task.birth else { return };
         match birth.news() {
             News::Warning(text) => task.warnings.push(text),
+            // A helper that was asked again hands it over twice.
+            News::Terminal(_) if task.master.is_some() => {}
             News::Terminal(master) => {
                 if let Err(message) = take_terminal(&self.sandbox.page, task, master) {
                     self.fail(id, &Failure::from(message));
                 }
             }
+            News::Listener(listener) => {
+                let given = match &task.agent {
+                    Some(agent) => agent.give(birth, &listener).map_err(Failure::from),
+                    None => Err("the listener of the filter was lost with the worker"
+                        .to_owned()
+                        .into()),
+                };
+                if let Err(failure) = given {
+                    self.fail(id, &failure);
+                }
+            }
+            // A helper that was asked again says it twice.
+            News::Prepared if task.record.foreign.is_some() && !task.record.is_helper() => {
+                self.resume_birth(id);
+            }
             News::Prepared => {
-                if let Err(message) = self.let_go_on(id) {
+                let taken = self.take_born(id);
+                if let Err(message) = taken.and_then(|()| self.let_go_on(id)) {
                     self.fail(id, &Failure::from(message));
                 }
             }
             News::Running => {
-                task.birth = None;
+                if let Err(failure) = self.judge_helper(id) {
+                    return self.fail(id, &failure);
+                }
+                if let Some(task) = self.shared.tasks.get_mut(id) {
+                    task.birth = None;
+                    task.agent = None;
+                }
                 for index in self.watchers_of(id) {
                     self.answer_started(index);
                 }
@@ -468,6 +534,9 @@ impl Worker {
             return;
         };
         let record = &task.record;
+        if let (true, Some(birth)) = (record.is_helper(), &task.birth) {
+            return foreign::ask_again(birth);
+        }
         let mut recorded = Ok(());
         if !record.is_exec() && !record.run_dir.join(record::STATE_FILE).exists() {
             recorded = record::write_state(&record.run_dir, &running_state(record));
@@ -528,11 +597,12 @@ impl Worker {
 
     /// Undoes a start. The end of its channel would do, but the other process may have
     /// that too.
-    fn abandon(&mut self, id: &str) {
+    pub(super) fn abandon(&mut self, id: &str) {
         let Some(mut task) = self.shared.tasks.remove(id) else {
             return;
         };
         task.birth = None;
+        self.end_foreign(&task);
         let kill = rustix::process::Signal::KILL;
         let _ = rustix::process::pidfd_send_signal(&task.pidfd, kill);
         let _ = rustix::process::waitid(
@@ -543,6 +613,7 @@ impl Worker {
             free_slot(&self.sandbox.page, output.slot);
         }
         self.undo_outside(&task);
+        self.forget_foreign(&task);
         let _ = fs::remove_file(task.record.run_dir.join(record::STATE_FILE));
         // The other process knows of it only if it was all but running.
         let _ = task::send(
@@ -570,7 +641,7 @@ fn early_failure(birth: &Birth) -> Option<Failure> {
         }
         match birth.news() {
             News::Failed(error) => return Some(error.into()),
-            News::Warning(_) | News::Terminal(_) => {}
+            News::Warning(_) | News::Terminal(_) | News::Listener(_) => {}
             News::Prepared | News::Running => return None,
         }
     }
@@ -592,7 +663,7 @@ pub(super) fn running_state(record: &TaskRecord) -> RunState {
 }
 
 /// The other process may have died itself; its successor will be a copy of this one.
-fn tolerate_death(error: io::Error) -> io::Result<()> {
+pub(super) fn tolerate_death(error: io::Error) -> io::Result<()> {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(()),
         _ => Err(error),
@@ -611,7 +682,7 @@ fn take_terminal(
     Ok(())
 }
 
-fn make_streams(terminal: bool, open_stdin: bool) -> Result<Streams, Failure> {
+pub(super) fn make_streams(terminal: bool, open_stdin: bool) -> Result<Streams, Failure> {
     let failed =
         |error: io::Error| Failure::from(format!("cannot make the standard streams: {error}"));
     if terminal {

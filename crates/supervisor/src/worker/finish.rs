@@ -56,7 +56,10 @@ impl Worker {
         });
         if !task.record.is_exec() {
             let oom_killed = self.undo_outside(&task);
+            self.forget_foreign(&task);
             record_end(&task, code, oom_killed);
+        } else {
+            self.forget_foreign(&task);
         }
         let _ = task::send(
             self.partner.as_fd(),

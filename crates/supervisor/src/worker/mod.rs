@@ -7,6 +7,7 @@
 mod begin;
 mod connection;
 mod finish;
+mod foreign;
 mod pump;
 
 use std::io;

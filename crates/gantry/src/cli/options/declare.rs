@@ -39,7 +39,6 @@ pub const UNSUPPORTED: &[(&str, bool)] = &[
     ("oom-kill-disable", false),
     ("oom-score-adj", true),
     ("pid", true),
-    ("runtime", true),
     ("storage-opt", true),
     ("use-api-socket", false),
     ("userns", true),
@@ -81,7 +80,7 @@ pub fn arguments(command: Command) -> Command {
         .arg(switch("disable-content-trust", "").hide(true))
 }
 
-fn process_flags() -> [Arg; 15] {
+fn process_flags() -> [Arg; 16] {
     [
         value("name", "string", "Assign a name to the container"),
         switch("interactive", "Keep STDIN open even if not attached").short('i'),
@@ -123,6 +122,11 @@ fn process_flags() -> [Arg; 15] {
         switch(
             "init",
             "Run an init inside the container that forwards signals and reaps processes",
+        ),
+        value(
+            "runtime",
+            "string",
+            "Runtime to use for this container: a name or an absolute path",
         ),
         value("stop-signal", "string", "Signal to stop the container"),
         value(

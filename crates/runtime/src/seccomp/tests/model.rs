@@ -90,7 +90,7 @@ pub(super) fn holds(arg: &SeccompArg, argument: u64, is_32_bit: bool) -> bool {
         "SCMP_CMP_EQ" => argument == value,
         "SCMP_CMP_GE" => argument >= value,
         "SCMP_CMP_GT" => argument > value,
-        "SCMP_CMP_MASKED_EQ" => argument & value == value_two,
+        "SCMP_CMP_MASKED_EQ" => argument & value == value_two & value,
         _ => panic!("{}", arg.op),
     }
 }
@@ -134,16 +134,19 @@ pub(super) fn evaluate(profile: &Seccomp, native: Architecture, call: &Call) -> 
             ("ipc", "semop", 1),
             ("ipc", "shmctl", 24),
         ];
+        let severity = |action: u32| -i64::from((action & 0xffff_0000) as i32);
+        let is_stricter = severity(action(&rule.action, rule.errno_ret)) > severity(default);
         architecture == Architecture::X86
-            && rule.args.is_empty()
+            && (rule.args.is_empty() || is_stricter)
             && table.iter().any(|(carrier, carried, which)| {
                 name == *carried
                     && number(carrier, architecture) == Some(call.number)
-                    && call.arguments[0] & 0xffff == *which
+                    && (call.arguments[0] == *which
+                        || *carrier == "ipc" && call.arguments[0] & 0xffff == *which)
             })
     };
     let mut conditional = None;
-    let mut carried = None;
+    let (mut carried, mut carried_conditional) = (None, None);
     for rule in &profile.syscalls {
         let verdict = action(&rule.action, rule.errno_ret);
         if verdict == default {
@@ -151,7 +154,12 @@ pub(super) fn evaluate(profile: &Seccomp, native: Architecture, call: &Call) -> 
         }
         for name in &rule.names {
             if carries(name, rule) {
-                carried = carried.or(Some(verdict));
+                let place = if rule.args.is_empty() {
+                    &mut carried
+                } else {
+                    &mut carried_conditional
+                };
+                *place = place.or(Some(verdict));
             }
             if number(name, architecture).map(|number| number | bit) != Some(call.number) {
                 continue;
@@ -173,7 +181,7 @@ pub(super) fn evaluate(profile: &Seccomp, native: Architecture, call: &Call) -> 
             }
         }
     }
-    if let Some(verdict) = conditional.or(carried) {
+    if let Some(verdict) = conditional.or(carried).or(carried_conditional) {
         return verdict;
     }
     let permits = matches!(default & 0xffff_0000, ALLOW | 0x7ffc_0000 | 0x7ff0_0000);
@@ -237,6 +245,7 @@ pub(super) fn profile(
             .map(|name| (*name).to_owned())
             .collect(),
         syscalls,
+        listener_path: Some("/run/agent".into()),
         ..Seccomp::default()
     }
 }

@@ -1,0 +1,35 @@
+# dockerd's `--add-runtime`.
+. "$SCRIPTS/common.sh"
+echo '{}' >daemon.json
+dockerd --data-root "$DIRECTORY/data" --exec-root "$DIRECTORY/exec" \
+    --pidfile "$DIRECTORY/pid" --host "unix://$DIRECTORY/d.sock" \
+    --storage-driver overlay2 --config-file "$DIRECTORY/daemon.json" \
+    --bridge none --iptables=false --ip6tables=false \
+    --add-runtime "gantry=$RUNTIME" >log 2>&1 &
+daemon=$!
+# It ends its containerd as well.
+trap 'kill $daemon; wait $daemon' EXIT
+export DOCKER_HOST="unix://$DIRECTORY/d.sock" DOCKER_CONFIG="$DIRECTORY/client"
+until_ok docker version
+tar -C "$ROOTFS" -c . | docker import - box >/dev/null
+
+run="docker run --runtime gantry --network none --cgroup-parent /$GROUP"
+expect 3 hello $run --rm box sh -c 'echo hello; exit 3'
+expect 127 'executable file not found in $PATH' $run --rm box nope
+expect 126 'permission denied' $run --rm box /etc/passwd
+expect 0 'uid=1000(app)' $run --rm --user 1000 box id
+expect 0 docker-init $run --rm --init box cat /proc/1/cmdline
+expect 0 'pts/ptmx' $run --rm --privileged box ls -l /dev/ptmx
+expect 0 '' $run -d --name two --memory 64m --pids-limit 50 box sleep 1000
+expect 4 inside docker exec two sh -c 'echo inside; exit 4'
+expect 126 'executable file not found in $PATH' docker exec two nope
+expect 0 64MiB docker stats --no-stream two
+expect 0 'sleep 1000' docker top two
+expect 0 '' docker pause two
+expect 0 Paused docker ps --format '{{.Status}}'
+expect 0 '' docker unpause two
+expect 0 '' docker update --memory 128m --memory-swap 128m two
+expect 0 128MiB docker stats --no-stream two
+expect 0 '' docker restart -t 1 two
+expect 0 Up docker ps --format '{{.Status}}'
+expect 0 '' docker rm -f two
