@@ -407,9 +407,14 @@ impl Finish<'_> {
             other => other.step(failed)?,
         }
         rustix::thread::clear_ambient_capability_set().step(failed)?;
+        // What is not inheritable too cannot be ambient. `runc spec` asks for just that, and
+        // runc and crun leave it out.
+        let held = rustix::thread::capabilities(None).step(failed)?;
         for capability in sets.ambient.iter() {
             let set = kernel_set(CapabilitySet(1 << capability.number()));
-            rustix::thread::configure_capability_in_ambient_set(set, true).step(failed)?;
+            if (held.permitted & held.inheritable).contains(set) {
+                rustix::thread::configure_capability_in_ambient_set(set, true).step(failed)?;
+            }
         }
         Ok(())
     }

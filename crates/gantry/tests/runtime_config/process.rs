@@ -111,6 +111,19 @@ fn capabilities_are_those_of_the_five_sets() {
                 script,
                 " 21 21 21",
             ),
+            (
+                "ambient but not inheritable, as `runc spec` has it",
+                &|config| {
+                    config["process"]["capabilities"] = json!({
+                        "bounding": ["CAP_CHOWN", "CAP_KILL"],
+                        "effective": ["CAP_CHOWN"],
+                        "permitted": ["CAP_CHOWN"],
+                        "ambient": ["CAP_CHOWN"]
+                    });
+                },
+                script,
+                " 21 21 21",
+            ),
         ],
     );
     // R09, CVE-2016-8867; R10, CVE-2018-10856: without ambient ones another user has none.
