@@ -5,7 +5,7 @@
 //! last cgroup are gone, not when the command returns.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -81,11 +81,12 @@ pub fn run(stage: &Stage, settings: &Settings) -> Result<()> {
     )?;
 
     let idle = stage.bundle("bundle-sleep", &["/bin/sleep", "1000"])?;
-    let crun = Path::new("crun");
-    for program in [crun, Path::new("runc")] {
+    let runtimes = runtimes(stage);
+    for (name, program) in &runtimes {
         let mut command = stage.runtime(program);
         command.args(["run", "--detach", "--bundle"]).arg(&idle);
-        command.arg("idle");
+        // Each a name of its own: it is also that of the control group.
+        command.arg(format!("idle-{name}"));
         stage.detach(command)?;
     }
     let mut command = stage.gantry();
@@ -96,8 +97,9 @@ pub fn run(stage: &Stage, settings: &Settings) -> Result<()> {
     peers.start_idle(stage)?;
     compare(stage, settings, execs(stage, &peers), "exec")?;
 
-    for program in [crun, Path::new("runc")] {
-        process::run(stage.runtime(program).args(["delete", "--force", "idle"]))?;
+    for (name, program) in &runtimes {
+        let idle = format!("idle-{name}");
+        process::run(stage.runtime(program).args(["delete", "--force", &idle]))?;
     }
     process::quietly(stage.gantry().args(["rm", "-f", "idle"]))?;
     peers.stop()?;
@@ -117,11 +119,10 @@ fn starts(stage: &Stage, bundle: &Path, peers: &Peers) -> Vec<Subject> {
         let command = stage.maker(Stage::floor);
         move |_| command()
     })];
-    for program in ["crun", "runc"] {
-        subjects.push(runtime_run(stage, Path::new(program), program, bundle));
+    for (name, program) in runtimes(stage) {
+        let subject = runtime_run(stage, &program, name, bundle);
+        subjects.push(within(subject, name, 0.6));
     }
-    let own = stage.path("bin/gantry-runtime");
-    subjects.push(runtime_run(stage, &own, "gantry-runtime", bundle).within(0.6));
     for (name, options, budget) in [
         (
             "gantry run --rm --network none",
@@ -143,6 +144,27 @@ fn starts(stage: &Stage, bundle: &Path, peers: &Peers) -> Vec<Subject> {
     subjects
 }
 
+/// The name of our own runtime.
+const OWN: &str = "gantry-runtime";
+
+/// OCI runtimes with the same command line: the reference, its elder, and our own.
+fn runtimes(stage: &Stage) -> [(&'static str, PathBuf); 3] {
+    [
+        ("crun", "crun".into()),
+        ("runc", "runc".into()),
+        (OWN, stage.path("bin/gantry-runtime")),
+    ]
+}
+
+/// Gives our own runtime its budget.
+fn within(subject: Subject, name: &str, budget: f64) -> Subject {
+    if name == OWN {
+        subject.within(budget)
+    } else {
+        subject
+    }
+}
+
 fn runtime_run(stage: &Stage, program: &Path, name: &str, bundle: &Path) -> Subject {
     let (program, bundle) = (program.to_owned(), bundle.to_owned());
     let command = stage.maker(move |stage| stage.runtime(&program));
@@ -156,13 +178,14 @@ fn runtime_run(stage: &Stage, program: &Path, name: &str, bundle: &Path) -> Subj
 
 fn execs(stage: &Stage, peers: &Peers) -> Vec<Subject> {
     let mut subjects = Vec::new();
-    for program in ["crun", "runc"] {
-        let command = stage.maker(move |stage| stage.runtime(Path::new(program)));
-        subjects.push(Subject::new(&format!("{program} exec"), move |_| {
+    for (name, program) in runtimes(stage) {
+        let command = stage.maker(move |stage| stage.runtime(&program));
+        let subject = Subject::new(&format!("{name} exec"), move |_| {
             let mut command = command();
-            command.args(["exec", "idle", "/bin/true"]);
+            command.args(["exec", &format!("idle-{name}"), "/bin/true"]);
             command
-        }));
+        });
+        subjects.push(within(subject, name, 0.5));
     }
     let command = stage.maker(Stage::gantry);
     let own = Subject::new("gantry exec", move |_| {
