@@ -10,10 +10,11 @@ use gantry_supervisor::record;
 use crate::attach::{AttachOptions, Attachment};
 use crate::config::{ContainerConfig, MountSource, NetworkMode};
 use crate::error::Error;
+use crate::head_start::HeadStart;
 use crate::merge::{CreateRequest, merge};
 use crate::operation::Operation;
 use crate::store::{ContainerRow, ImageRow, NewContainer, Phase};
-use crate::{Engine, Roots, launch, names, paths};
+use crate::{Engine, names, paths};
 
 /// A container that was made.
 #[derive(Clone, Debug)]
@@ -43,41 +44,6 @@ pub(crate) struct Prepared {
     pub(crate) volumes: Vec<String>,
     /// The connection to a supervisor that was started early.
     pub(crate) supervisor: Option<OwnedFd>,
-}
-
-/// The beginning of a [`Engine::run`] that needs nothing of the installation's state: the
-/// container's id, and a supervisor that comes to life while the state is read and the
-/// container is made, which takes about as long.
-///
-/// Dropped, it leaves a mark by which the next command removes what there is.
-#[derive(Debug)]
-pub struct HeadStart {
-    id: String,
-    operation: Operation,
-    supervisor: OwnedFd,
-}
-
-impl HeadStart {
-    /// Starts a supervisor for a container that is to have a sandbox of its own. `None`
-    /// where it cannot be: the run itself says why.
-    #[must_use]
-    pub fn begin(roots: &Roots) -> Option<HeadStart> {
-        let id = names::random_id();
-        let operation = Operation::begin(roots, &id).ok()?;
-        match launch::spawn_supervisor(&roots.sandbox(&id)) {
-            Ok(supervisor) => Some(HeadStart {
-                id,
-                operation,
-                supervisor,
-            }),
-            Err(_) => {
-                if paths::remove_directory(&roots.sandbox(&id)).is_ok() {
-                    operation.finish();
-                }
-                None
-            }
-        }
-    }
 }
 
 /// How often a made-up name is made up again when it is taken.

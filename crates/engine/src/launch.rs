@@ -2,23 +2,19 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use gantry_runtime::sealed::clone_read_only;
 use gantry_supervisor::client::{Client, Event};
 use gantry_supervisor::order::{BirthOrder, NetworkOrder};
 use gantry_supervisor::protocol::Attach;
 use gantry_supervisor::{record, socket};
-use rustix::fs::FlockOperation;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::attach::{AttachOptions, Attachment};
 use crate::config::NetworkMode;
 use crate::create::Prepared;
 use crate::error::Error;
+use crate::head_start::spawn_supervisor;
 use crate::operation::Operation;
 use crate::order::{self, Source};
 use crate::{Engine, names, paths};
@@ -300,57 +296,4 @@ impl Engine {
             crate::network::resolver_file(config, matches!(network, NetworkOrder::Host)),
         )
     }
-}
-
-/// Starts a supervisor and returns the connection to it.
-///
-/// It is executed from a detached, read-only clone of its own file: a container whose
-/// program is /proc/self/exe would otherwise get hold of the file on the host
-/// (CVE-2019-5736). The clone is closed before anything is ordered, and from then on
-/// nobody can change its protection, not even with CAP_SYS_ADMIN: it is in no mount
-/// namespace any more.
-pub(crate) fn spawn_supervisor(directory: &Path) -> Result<OwnedFd, Error> {
-    paths::private_directory(directory)?;
-    let program = companion("gantry-supervisor")?;
-    let fail = |source| Error::Path {
-        action: "start the supervisor",
-        path: program.clone(),
-        source,
-    };
-    let sealed = clone_read_only(&program).map_err(fail)?;
-    let lock = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(directory.join(socket::LOCK))
-        .map_err(fail)?;
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|errno| fail(errno.into()))?;
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(|errno| fail(errno.into()))?;
-    Command::new(format!("/proc/self/fd/{}", sealed.as_raw_fd()))
-        .arg(directory)
-        .env_clear()
-        .stdin(Stdio::from(theirs))
-        .stdout(Stdio::from(OwnedFd::from(lock)))
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(fail)?;
-    Ok(ours)
-}
-
-/// A program that lies beside this one.
-fn companion(name: &str) -> Result<PathBuf, Error> {
-    let this = std::env::current_exe().map_err(|source| Error::Path {
-        action: "find",
-        path: "/proc/self/exe".into(),
-        source,
-    })?;
-    Ok(this.with_file_name(name))
 }
