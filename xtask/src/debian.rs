@@ -12,6 +12,7 @@ use crate::process;
 /// What `cargo xtask test` needs. The VM's kernel is not here: installing one
 /// would change what a developer's machine boots, so `vm` only unpacks it.
 pub const FOR_TESTS: &[&str] = &[
+    "apache2-utils",   // htpasswd, for a registry that asks for a password
     "busybox-static",  // the root file system of most tests
     "crun",            // containers by another runtime
     "curl",            // an outside client of published ports
