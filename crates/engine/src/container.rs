@@ -286,7 +286,8 @@ impl Engine {
     }
 }
 
-fn known_from_run_root(state: &RunState) -> Known {
+/// What the record of a container says.
+pub(crate) fn known_from_run_root(state: &RunState) -> Known {
     let text = |key: &str| {
         state
             .summary

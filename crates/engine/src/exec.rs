@@ -41,7 +41,10 @@ impl Engine {
         request: ExecRequest,
         attach: Option<AttachOptions>,
     ) -> Result<Option<Attachment>, Error> {
-        let known = self.known(name)?;
+        let known = match self.running(name) {
+            Some(known) => known,
+            None => self.known(name)?,
+        };
         if !self.is_running(&known.id) {
             return Err(Error::NotRunning { id: known.id });
         }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -65,16 +66,14 @@ pub(crate) fn spawn_supervisor(directory: &Path) -> Result<OwnedFd, Error> {
         path: program.clone(),
         source,
     };
+    let lock = lock(directory).map_err(fail)?;
+    #[cfg(target_arch = "x86_64")]
+    if let Some(supervisor) = gantry_sys::early::take_supervisor()
+        && socket::hand_over(&supervisor, directory, &lock).is_ok()
+    {
+        return Ok(supervisor);
+    }
     let sealed = clone_read_only(&program).map_err(fail)?;
-    let lock = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(directory.join(socket::LOCK))
-        .map_err(fail)?;
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|errno| fail(errno.into()))?;
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -83,14 +82,27 @@ pub(crate) fn spawn_supervisor(directory: &Path) -> Result<OwnedFd, Error> {
     )
     .map_err(|errno| fail(errno.into()))?;
     Command::new(format!("/proc/self/fd/{}", sealed.as_raw_fd()))
+        .arg0("gantry-supervisor")
         .arg(directory)
         .env_clear()
         .stdin(Stdio::from(theirs))
-        .stdout(Stdio::from(OwnedFd::from(lock)))
+        .stdout(Stdio::from(lock))
         .stderr(Stdio::null())
         .spawn()
         .map_err(fail)?;
     Ok(ours)
+}
+
+/// What is held while a supervisor lives.
+fn lock(directory: &Path) -> std::io::Result<OwnedFd> {
+    let lock = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(directory.join(socket::LOCK))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(lock.into())
 }
 
 /// A program that lies beside this one.

@@ -117,6 +117,7 @@ impl Engine {
         layers.insert(0, crate::init_layer::ensure(&self.roots)?);
         let run_dir = self.roots.container_run(id);
         paths::private_directory(&run_dir)?;
+        self.note_name(id, &row.name);
         let shared = self.shared_sandbox(&prepared.config.network)?;
         let sandbox = shared.clone().unwrap_or_else(|| id.clone());
         let directory = self.roots.sandbox(&sandbox);
@@ -256,6 +257,7 @@ impl Engine {
             let _ = store.release(id);
         }
         let _ = paths::remove_directory(&self.roots.container_run(id));
+        self.forget_name(id, None);
         self.remove_sandbox_if_dead(id);
     }
 

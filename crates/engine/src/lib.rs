@@ -25,11 +25,12 @@ mod operation;
 mod order;
 mod paths;
 mod recover;
+mod run_names;
 mod runtimes;
 mod settle;
 mod store;
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{OnceCell, RefCell, RefMut};
 use std::path::Path;
 
 use store::Store;
@@ -51,8 +52,9 @@ pub use paths::Roots;
 #[derive(Debug)]
 pub struct Engine {
     roots: Roots,
-    /// Absent while it cannot be opened: what runs can be managed without it.
-    store: Result<RefCell<Store>, RefCell<Option<Error>>>,
+    /// Opened by the first who needs it, which costs about 1 ms. Absent while it cannot be
+    /// opened: what runs can be managed without it.
+    store: OnceCell<Result<RefCell<Store>, RefCell<Option<Error>>>>,
 }
 
 impl Engine {
@@ -68,16 +70,13 @@ impl Engine {
         }
         if !roots.operations().exists() {
             paths::root_directory(&roots.run)?;
-            for name in ["containers", "sandboxes", "ops"] {
+            for name in ["containers", "sandboxes", "names", "ops"] {
                 paths::private_directory(&roots.run.join(name))?;
             }
         }
-        let store = open_store(&roots.data);
         let engine = Engine {
             roots,
-            store: store
-                .map(RefCell::new)
-                .map_err(|error| RefCell::new(Some(error))),
+            store: OnceCell::new(),
         };
         engine.recover()?;
         Ok(engine)
@@ -89,9 +88,17 @@ impl Engine {
         &self.roots
     }
 
+    fn opened(&self) -> &Result<RefCell<Store>, RefCell<Option<Error>>> {
+        self.store.get_or_init(|| {
+            open_store(&self.roots.data)
+                .map(RefCell::new)
+                .map_err(|error| RefCell::new(Some(error)))
+        })
+    }
+
     /// The state store, for whoever needs it.
     fn store(&self) -> Result<RefMut<'_, Store>, Error> {
-        match &self.store {
+        match self.opened() {
             Ok(store) => Ok(store.borrow_mut()),
             // The first one to ask is told why; nobody asks twice.
             Err(error) => Err(error.borrow_mut().take().unwrap_or_else(|| Error::Path {
@@ -104,12 +111,12 @@ impl Engine {
 
     /// Whether there is a state store to work with.
     fn has_store(&self) -> bool {
-        self.store.is_ok()
+        self.opened().is_ok()
     }
 
     /// Work that can wait until the user was answered.
     pub fn tidy(&self) {
-        if let Ok(store) = &self.store {
+        if let Some(Ok(store)) = self.store.get() {
             store.borrow().tidy();
         }
     }

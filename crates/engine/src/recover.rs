@@ -1,8 +1,13 @@
 //! What every command does first: finish or undo what dead processes have left.
 
+use gantry_supervisor::record;
+
 use crate::error::Error;
 use crate::operation::{self, Operation};
 use crate::{Engine, paths};
+
+/// File of the run root that holds the start of the machine which was noticed last.
+const BOOT: &str = "boot";
 
 impl Engine {
     /// Deals with every mark that nobody holds.
@@ -11,15 +16,31 @@ impl Engine {
     /// [`Error::Path`] where the run root cannot be read. What cannot be finished now is
     /// left for the next command.
     pub(crate) fn recover(&self) -> Result<(), Error> {
+        let boot = self.boot()?;
+        let noticed = self.roots.run.join(BOOT);
+        if std::fs::read_to_string(&noticed).is_ok_and(|known| known == boot) {
+            // The state store is opened only if it is needed.
+            let marked = operation::marked(&self.roots)?;
+            return self.settle_marked(&marked);
+        }
         if !self.has_store() {
             return Ok(());
         }
-        self.notice_restart()?;
-        for id in operation::marked(&self.roots)? {
-            let Ok(Some(operation)) = Operation::try_begin(&self.roots, &id) else {
+        self.notice_restart(&boot)?;
+        // Without it the next command looks into the state store again.
+        let _ = record::replace(&self.roots.run, BOOT, boot.as_bytes());
+        self.settle_marked(&operation::marked(&self.roots)?)
+    }
+
+    fn settle_marked(&self, marked: &[String]) -> Result<(), Error> {
+        if marked.is_empty() || !self.has_store() {
+            return Ok(());
+        }
+        for id in marked {
+            let Ok(Some(operation)) = Operation::try_begin(&self.roots, id) else {
                 continue;
             };
-            if self.settle_locked(&id).is_ok() {
+            if self.settle_locked(id).is_ok() {
                 operation.finish();
             }
         }
@@ -28,16 +49,9 @@ impl Engine {
 
     /// After a restart of the machine nothing runs, no address is in use, and what was to
     /// be removed at its end has ended.
-    fn notice_restart(&self) -> Result<(), Error> {
-        let path = "/proc/sys/kernel/random/boot_id";
-        let boot = std::fs::read_to_string(path).map_err(|source| Error::Path {
-            action: "read",
-            path: path.into(),
-            source,
-        })?;
-        let boot = format!("{} {}", boot.trim(), self.roots.run.display());
+    fn notice_restart(&self, boot: &str) -> Result<(), Error> {
         let known = self.store()?.meta("boot")?;
-        if known.as_deref() == Some(&*boot) {
+        if known.as_deref() == Some(boot) {
             return Ok(());
         }
         if known.is_some() {
@@ -55,7 +69,24 @@ impl Engine {
                 }
             }
         }
-        self.store()?.set_meta("boot", &boot)
+        self.store()?.set_meta("boot", boot)
+    }
+
+    /// What tells this start of the machine, and this run root, from others.
+    fn boot(&self) -> Result<String, Error> {
+        let path = "/proc/sys/kernel/random/boot_id";
+        let boot = std::fs::read_to_string(path).map_err(|source| Error::Path {
+            action: "read",
+            path: path.into(),
+            source,
+        })?;
+        // The data root too: another one may have been put behind the same run root.
+        Ok(format!(
+            "{} {} {}",
+            boot.trim(),
+            self.roots.run.display(),
+            self.roots.data.display()
+        ))
     }
 
     /// Removes every container and everything that the installation has in tables that
@@ -82,7 +113,7 @@ impl Engine {
             }
             let _ = gantry_runtime::cgroup::remove_by_path(&layout, &parent);
         }
-        for name in ["containers", "sandboxes", "ops"] {
+        for name in ["containers", "sandboxes", "names", "ops"] {
             let directory = self.roots.run.join(name);
             note(paths::remove_directory(&directory));
             note(paths::private_directory(&directory));

@@ -8,6 +8,7 @@ use gantry_supervisor::order::{RunState, RunStatus};
 use gantry_supervisor::{record, socket};
 use rustix::fs::FlockOperation;
 
+use crate::container::known_from_run_root;
 use crate::error::Error;
 use crate::operation::{Operation, end_mark};
 use crate::store::{Durability, LastRun, Phase};
@@ -75,6 +76,7 @@ impl Engine {
             self.remove_outside(id);
         }
         self.leave_sandbox(id)?;
+        self.forget_name(id, Some(&row.name));
         paths::remove_directory(&self.roots.container_run(id))
     }
 
@@ -95,8 +97,9 @@ impl Engine {
     /// Removes a container and everything of it. The caller holds its operation, and it
     /// does not run.
     pub(crate) fn remove_now(&self, id: &str, volumes: bool) -> Result<(), Error> {
-        let ended_well = self
-            .run_state(id)
+        let state = self.run_state(id);
+        let ended_well = state
+            .as_ref()
             .is_some_and(|state| state.status == RunStatus::Exited);
         if !ended_well && self.roots.container_run(id).exists() {
             self.remove_outside(id);
@@ -105,6 +108,8 @@ impl Engine {
         paths::remove_directory(&self.roots.container_data(id))?;
         self.leave_sandbox(id)?;
         paths::remove_directory(&self.roots.container_run(id))?;
+        let name = state.map(|state| known_from_run_root(&state).name);
+        self.forget_name(id, name.as_deref());
         let orphans = self
             .store()?
             .delete_container(id, volumes, Durability::Normal)?;
@@ -118,6 +123,7 @@ impl Engine {
     fn remove_remains(&self, id: &str) -> Result<(), Error> {
         self.leave_sandbox(id)?;
         paths::remove_directory(&self.roots.container_run(id))?;
+        self.forget_name(id, None);
         paths::remove_directory(&self.roots.container_data(id))
     }
 

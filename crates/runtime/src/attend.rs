@@ -8,10 +8,11 @@ use std::os::fd::AsFd;
 use rustix::fs::{FileType, Gid, OFlags, Uid};
 use rustix::net::RecvFlags;
 
-use crate::birth::{Birth, Plan, Stdio};
+use crate::channel::Birth;
 use crate::error::{BirthError, Step};
 use crate::hooks::{self, HookPlan};
 use crate::namespaces::Namespaces;
+use crate::plan::{Plan, Stdio};
 use crate::spec::{Linux, Process, TimeOffset};
 use crate::{id_map, net_devices, path, process, rdt};
 

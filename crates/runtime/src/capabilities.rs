@@ -158,6 +158,17 @@ impl CapabilitySet {
     /// # Errors
     /// [`CapabilityError::Unknown`] with every name that is none.
     pub fn from_names<S: AsRef<str>>(names: &[S]) -> Result<CapabilitySet, CapabilityError> {
+        let (set, unknown) = CapabilitySet::known_of(names);
+        if unknown.is_empty() {
+            Ok(set)
+        } else {
+            Err(CapabilityError::Unknown { names: unknown })
+        }
+    }
+
+    /// As [`Self::from_names`], with the names that are none beside the set.
+    #[must_use]
+    pub fn known_of<S: AsRef<str>>(names: &[S]) -> (CapabilitySet, Vec<String>) {
         let mut set = CapabilitySet::EMPTY;
         let mut unknown = Vec::new();
         for name in names {
@@ -170,11 +181,7 @@ impl CapabilitySet {
                 unknown.push(name.to_owned());
             }
         }
-        if unknown.is_empty() {
-            Ok(set)
-        } else {
-            Err(CapabilityError::Unknown { names: unknown })
-        }
+        (set, unknown)
     }
 
     /// Every known capability up to the number `last`, which is

@@ -10,14 +10,18 @@ use gantry_sys::process::{Child, Clone3, Fork, exit_now};
 use rustix::fs::Mode;
 
 use crate::attend::give_streams;
-use crate::birth::{Birth, Stdio, join_group, open_proc, report, send_terminal, wait_for_the_word};
+use crate::birth::join_group;
 use crate::cgroup::Group;
+use crate::channel::{Birth, report, send_terminal, wait_for_the_word};
 use crate::error::{BirthError, Step};
 use crate::joiner::clone_through;
 use crate::namespaces::{self, flags};
+use crate::plan::Stdio;
+use crate::proc::open_proc;
 use crate::process::{self, Identity};
 use crate::schedule::Affinity;
 use crate::spec::{Linux, NamespaceKind, Process};
+use crate::streams::use_own_null;
 use crate::{rootfs, terminal, validate};
 
 /// Everything that an exec needs.
@@ -160,7 +164,7 @@ fn live(
         None => Identity::from_spec(root.as_fd(), plan.process),
     };
     let stdio = match plan.stdio {
-        Stdio::Plain(fds) => fds,
+        Stdio::Plain(fds) => use_own_null(root.as_fd(), proc.as_fd(), fds),
         Stdio::Terminal => {
             let terminal =
                 terminal::make(root.as_fd(), plan.process.console_size, identity.ids.uid)?;
@@ -170,6 +174,7 @@ fn live(
     };
     let directory = process::working_directory(root.as_fd(), &plan.process.cwd, false)?;
     drop(root);
+    prepared.warn(channel);
     wait_for_the_word(channel)?;
     let finish = process::Finish {
         process: plan.process,

@@ -65,6 +65,12 @@ impl BirthError {
         }
     }
 
+    /// Whether the file is there and may be executed, but is none that the kernel executes.
+    pub(crate) fn is_no_program(&self) -> bool {
+        matches!(self, BirthError::NotExecutable { source, .. }
+            if source.kind() != io::ErrorKind::PermissionDenied)
+    }
+
     /// Reads what a child has reported: an exit code and a text.
     pub(crate) fn reported(message: &[u8]) -> BirthError {
         let (code, text) = message

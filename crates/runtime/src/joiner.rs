@@ -14,7 +14,7 @@ use rustix::net::{
 };
 use rustix::process::{WaitId, WaitIdOptions};
 
-use crate::birth::report;
+use crate::channel::report;
 use crate::error::{BirthError, Step};
 use crate::namespaces::flags::PARENT;
 use crate::process;

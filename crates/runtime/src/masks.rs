@@ -89,7 +89,7 @@ fn empty_directory() -> io::Result<OwnedFd> {
 
 /// Opens /dev/null and makes sure that it is it: a link in its place has turned the mask
 /// into a writable mount of the link's target (CVE-2025-31133).
-fn open_null(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn open_null(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let null = path::open_without_links(root, "/dev/null", OFlags::PATH)?;
     let stat = rustix::fs::fstat(&null)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice

@@ -8,7 +8,6 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
-use crate::birth::Plan;
 use crate::cgroup::Layout;
 use crate::copy::copy_tree;
 use crate::error::{BirthError, Step};
@@ -16,6 +15,7 @@ use crate::group_mounts::{self, GroupView};
 use crate::id_map::Lenders;
 use crate::namespaces::Namespaces;
 use crate::options::{self, MountOptions};
+use crate::plan::Plan;
 use crate::rootfs::{STANDARD_PLACES, attach};
 use crate::spec::{Linux, Mount, NamespaceKind};
 use crate::{devices, path};
@@ -39,8 +39,8 @@ pub(crate) struct PreparedMounts<'a> {
 }
 
 /// Opens the sources of bind mounts, while the host's root is still there, with the rights of
-/// the caller. A relative source is relative to the caller's working directory, which the
-/// specification wants to be the bundle.
+/// the caller. A relative source is relative to the caller's working directory; who knows of a
+/// bundle calls [`Spec::anchor`] before.
 ///
 /// # Errors
 /// [`BirthError`].
@@ -56,7 +56,7 @@ pub(crate) fn prepare<'a>(
     for mount in &spec.mounts {
         let mut options = options::parse(&mount.options);
         let mut source = None;
-        if options::is_bind(mount) {
+        if mount.is_bind() {
             let opened = match open_source(mount, &options) {
                 // The child may, in its own user namespace.
                 Err(BirthError::Step { source, .. })
@@ -198,7 +198,7 @@ pub(crate) fn make_all(
         }
         has_dev |= destination == "/dev";
         let failed = || format!("cannot mount {} on {destination}", describe(mount.spec));
-        if options::is_bind(mount.spec) {
+        if mount.spec.is_bind() {
             let opened;
             let source = match &mount.source {
                 Some(source) => source,

@@ -4,8 +4,6 @@ use gantry_sys::mount::{
     ATIME, Attributes, NOATIME, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, STRICTATIME,
 };
 
-use crate::spec::Mount;
-
 /// What a list of options asks for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct MountOptions {
@@ -74,16 +72,6 @@ pub fn parse<S: AsRef<str>>(options: &[S]) -> MountOptions {
         }
     }
     parsed
-}
-
-/// Whether a mount is a bind mount.
-#[must_use]
-pub fn is_bind(mount: &Mount) -> bool {
-    mount.kind == "bind"
-        || mount
-            .options
-            .iter()
-            .any(|option| option == "bind" || option == "rbind")
 }
 
 fn add(attributes: &mut Attributes, set: u64, clear: u64) {

@@ -1,6 +1,6 @@
 //! The last steps before the program: what a container's first process and an exec share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, WaitOptions};
 use rustix::thread::{CapabilitySet as KernelSet, CapabilitySets};
 
-use crate::birth::{hear, pass, warn};
 use crate::capabilities::CapabilitySet;
+use crate::channel::{hear, pass, warn};
 use crate::error::{BirthError, Step};
 use crate::hooks::{self, HookPlan};
 use crate::spec::{Capabilities, Linux, Process, Rlimit};
@@ -31,10 +31,24 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 #[derive(Debug)]
 pub struct Prepared {
     sets: Option<Sets>,
+    /// Names that were given for capabilities and are none.
+    unknown: BTreeSet<String>,
     filter: Option<seccomp::Program>,
 }
 
 impl Prepared {
+    /// Warns of what is left out. Before the parent is told that all is prepared, after which
+    /// it may be gone.
+    pub(crate) fn warn(&self, channel: &OwnedFd) {
+        if !self.unknown.is_empty() {
+            let names: Vec<&str> = self.unknown.iter().map(String::as_str).collect();
+            warn(
+                channel,
+                &format!("ignoring unknown capabilities: {}", names.join(", ")),
+            );
+        }
+    }
+
     /// Whether the filter asks a listener, whose descriptor the parent must fetch.
     pub(crate) fn asks(&self) -> bool {
         self.filter.as_ref().is_some_and(|program| program.listener)
@@ -64,7 +78,11 @@ pub fn prepare(process: &Process, linux: Option<&Linux>) -> Result<Prepared, Bir
             process.cwd
         )));
     }
-    let sets = process.capabilities.as_ref().map(sets).transpose()?;
+    let mut unknown = BTreeSet::new();
+    let sets = process
+        .capabilities
+        .as_ref()
+        .map(|names| sets(names, &mut unknown));
     let filter = match linux.and_then(|linux| linux.seccomp.as_ref()) {
         None => None,
         Some(profile) => Some(
@@ -72,20 +90,28 @@ pub fn prepare(process: &Process, linux: Option<&Linux>) -> Result<Prepared, Bir
                 .map_err(|error| BirthError::Invalid(format!("seccomp profile: {error}")))?,
         ),
     };
-    Ok(Prepared { sets, filter })
+    Ok(Prepared {
+        sets,
+        unknown,
+        filter,
+    })
 }
 
-fn sets(names: &Capabilities) -> Result<Sets, BirthError> {
-    let set = |names: &[String]| {
-        CapabilitySet::from_names(names).map_err(|error| BirthError::Invalid(error.to_string()))
+/// A configuration may be newer than this program, so that what it does not know is left out
+/// (config.md, "Linux Process"; runc and crun warn as well).
+fn sets(names: &Capabilities, unknown: &mut BTreeSet<String>) -> Sets {
+    let mut set = |names: &[String]| {
+        let (set, others) = CapabilitySet::known_of(names);
+        unknown.extend(others);
+        set
     };
-    Ok(Sets {
-        bounding: set(&names.bounding)?,
-        effective: set(&names.effective)?,
-        permitted: set(&names.permitted)?,
-        inheritable: set(&names.inheritable)?,
-        ambient: set(&names.ambient)?,
-    })
+    Sets {
+        bounding: set(&names.bounding),
+        effective: set(&names.effective),
+        permitted: set(&names.permitted),
+        inheritable: set(&names.inheritable),
+        ambient: set(&names.ambient),
+    }
 }
 
 /// Who a process is.
@@ -248,7 +274,7 @@ impl Finish<'_> {
             Err(error) => {
                 if let Some(gate) = passed {
                     hear(&gate, &error);
-                    exit_now(1);
+                    exit_now(error.exit_code());
                 }
                 error
             }
@@ -652,5 +678,32 @@ fn not_executed(program: &str, denied: Option<(String, io::Error)>) -> BirthErro
         None => BirthError::NotFound {
             program: program.to_owned(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_capabilities_are_left_out_and_named_once() {
+        let given = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let process = Process {
+            args: vec!["true".into()],
+            capabilities: Some(Capabilities {
+                bounding: given(&["CAP_NOPE", "CAP_KILL"]),
+                effective: given(&["CAP_NOPE", "CAP_KILL", "CAP_FUTURE"]),
+                permitted: given(&["CAP_NOPE"]),
+                ..Capabilities::default()
+            }),
+            ..Process::default()
+        };
+        let prepared = prepare(&process, None).unwrap();
+        let unknown: Vec<&String> = prepared.unknown.iter().collect();
+        assert_eq!(unknown, ["CAP_FUTURE", "CAP_NOPE"]);
+        let sets = prepared.sets.unwrap();
+        let kill = CapabilitySet::from_names(&["CAP_KILL"]).unwrap();
+        assert_eq!((sets.bounding, sets.effective), (kill, kill));
+        assert_eq!(sets.permitted, CapabilitySet::EMPTY);
     }
 }

@@ -11,8 +11,11 @@ mod resources;
 mod seccomp;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::BirthError;
 
 pub use hooks::{Hook, Hooks};
 pub use linux::{
@@ -195,6 +198,43 @@ pub struct Mount {
     pub gid_mappings: Vec<IdMapping>,
 }
 
+impl Spec {
+    /// Makes the sources of bind mounts absolute: a relative one begins at the bundle, an
+    /// absolute path (config.md, "Mounts").
+    ///
+    /// # Errors
+    /// [`BirthError::Invalid`] if the bundle's path is not UTF-8 and would be needed.
+    pub fn anchor(&mut self, bundle: &Path) -> Result<(), BirthError> {
+        for mount in &mut self.mounts {
+            // An empty one stays empty, and is refused: it must not become the bundle.
+            if !mount.is_bind() || mount.source.is_empty() || mount.source.starts_with('/') {
+                continue;
+            }
+            let source = bundle.join(&mount.source).into_os_string();
+            mount.source = source.into_string().map_err(|source| {
+                BirthError::Invalid(format!(
+                    "mounts: {}: the source {} is not UTF-8",
+                    mount.destination,
+                    source.display()
+                ))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Mount {
+    /// Whether the source is something of the host that is shown at another place.
+    #[must_use]
+    pub fn is_bind(&self) -> bool {
+        self.kind == "bind"
+            || self
+                .options
+                .iter()
+                .any(|option| option == "bind" || option == "rbind")
+    }
+}
+
 /// `linux`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -308,4 +348,33 @@ pub struct Device {
 
 fn is_false(value: &bool) -> bool {
     !*value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_sources_of_bind_mounts_begin_at_the_bundle() {
+        for (kind, option, source, expected) in [
+            ("bind", "", "data", "/the/bundle/data"),
+            ("", "rbind", "../data", "/the/bundle/../data"),
+            ("none", "bind", "./a/b", "/the/bundle/./a/b"),
+            ("bind", "", "/data", "/data"),
+            ("bind", "", "", ""),
+            ("tmpfs", "", "tmpfs", "tmpfs"),
+        ] {
+            let mut spec = Spec {
+                mounts: vec![Mount {
+                    kind: kind.into(),
+                    source: source.into(),
+                    options: vec![option.into()],
+                    ..Mount::default()
+                }],
+                ..Spec::default()
+            };
+            spec.anchor(Path::new("/the/bundle")).unwrap();
+            assert_eq!(spec.mounts[0].source, expected, "{kind} {option} {source}");
+        }
+    }
 }

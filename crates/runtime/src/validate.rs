@@ -9,7 +9,7 @@ use crate::error::BirthError;
 use crate::spec::{
     Device, Hook, IdMapping, IntelRdt, Linux, Mount, NamespaceKind, Process, Spec, TimeOffset,
 };
-use crate::{id_map, options, path, schedule};
+use crate::{id_map, path, schedule};
 
 type Checked = Result<(), BirthError>;
 
@@ -122,7 +122,7 @@ fn check_mount(field: &str, mount: &Mount) -> Checked {
     if mount.uid_mappings.is_empty() {
         return Ok(());
     }
-    if !options::is_bind(mount) {
+    if !mount.is_bind() {
         return invalid(
             format_args!("{field}.uidMappings"),
             "only bind mounts can be id-mapped",

@@ -5,6 +5,8 @@
 //! called through rustix, not wrapped again.
 
 pub mod bpf;
+#[cfg(target_arch = "x86_64")]
+pub mod early;
 pub mod exec;
 pub mod keyring;
 pub mod memory;

@@ -323,6 +323,34 @@ pub fn install_fd(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Replaces the command line that lists of processes show, as far as there is room for it.
+///
+/// # Errors
+/// The kernel's, where /proc cannot be read.
+pub fn set_command_line(words: &[&[u8]]) -> io::Result<()> {
+    let stat = std::fs::read("/proc/self/stat")?;
+    let name_end = stat.iter().rposition(|&byte| byte == b')');
+    let fields: Vec<&[u8]> = stat[name_end.map_or(0, |end| end + 1)..]
+        .split(|&byte| byte == b' ')
+        .filter(|field| !field.is_empty())
+        .collect();
+    // proc(5): arg_start and arg_end are the fields 48 and 49; the first one here is the 3rd.
+    let address = |number: usize| {
+        let text = std::str::from_utf8(fields.get(number - 3)?).ok()?;
+        text.trim().parse::<usize>().ok()
+    };
+    let (Some(start), Some(end)) = (address(48), address(49)) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let mut line = words.join(&0);
+    line.resize(end.saturating_sub(start).saturating_sub(1), 0);
+    // SAFETY: the kernel says that the arguments lie there, on the stack, where a process may
+    // write; the standard library has taken nothing but pointers to them, and what it gives out
+    // are copies. The last byte stays the null that it is.
+    unsafe { std::ptr::copy_nonoverlapping(line.as_ptr(), start as *mut u8, line.len()) };
+    Ok(())
+}
+
 /// Takes over a descriptor that was inherited from the parent under a known number: a
 /// duplicate above the standard streams, whose numbers are wanted for something else.
 ///

@@ -215,6 +215,8 @@ pub fn enter(directory: PathBuf, view: View) -> Result<Stage> {
     // The run root is on a tmpfs, as /run is.
     let run = directory.join("run");
     mount("tmpfs", &run, "tmpfs", "mode=755")?;
+    // So is that of the peers, as on every machine that was started by systemd.
+    mount("tmpfs", Path::new("/run"), "tmpfs", "mode=755")?;
     arrange(view)?;
     Ok(Stage {
         directory,

@@ -16,9 +16,11 @@ use crate::workspace::{BINARIES, Workspace};
 /// What the machine's Debian has beyond the minimum.
 const GUEST_PACKAGES: &[&str] = &[
     "apparmor",
+    "criu",
     "curl",
     "dbus",
     "iproute2",
+    "iptables",
     "iputils-ping",
     "jq",
     "kmod",

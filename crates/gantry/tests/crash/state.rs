@@ -48,7 +48,7 @@ fn is_legitimate(found: &str, row: &Row) -> bool {
         }
         "link" => running && what.contains(&row.id[..12]),
         "published" => running,
-        "cgroup" | "run" | "sandbox" | "lease" => running && what.contains(&row.id),
+        "cgroup" | "run" | "name" | "sandbox" | "lease" => running && what.contains(&row.id),
         _ => false,
     }
 }

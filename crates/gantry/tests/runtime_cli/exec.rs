@@ -159,8 +159,28 @@ fn exec_waits_for_nothing_in_a_paused_container() {
     runtime.ok(&["pause", "one"]);
     assert_eq!(runtime.status("one"), "paused");
     let refused = runtime.fails(255, &["exec", "one", "true"]);
-    assert!(refused.contains("--ignore-paused"), "{refused}");
+    assert!(
+        refused.contains("cannot exec in a paused container (use --ignore-paused to override)"),
+        "{refused}"
+    );
+    // Asked for, it waits with the others, and for nothing else.
+    let waiting = runtime
+        .command(&["exec", "--ignore-paused", "one", "echo", "late"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let is_in = || {
+        let (list, _) = runtime.ends(0, &["ps", "-f", "json", "one"]);
+        serde_json::from_str::<Vec<i64>>(&list).unwrap().len() == 2
+    };
+    wait_until("the exec is in the frozen group", is_in);
+    assert_eq!(runtime.status("one"), "paused");
     runtime.ok(&["resume", "one"]);
+    let output = waiting.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), &*output.stdout),
+        (Some(0), &b"late\n"[..])
+    );
     assert_eq!(runtime.status("one"), "running");
     runtime.ok(&["exec", "one", "true"]);
 }

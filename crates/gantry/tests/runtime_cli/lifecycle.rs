@@ -1,6 +1,7 @@
 //! From `create` to `delete`, and `run`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -253,6 +254,125 @@ fn a_broken_configuration_is_an_error_and_leaves_nothing() {
     fs::write(bundle.join("config.json"), "{").unwrap();
     let complaint = runtime.fails(1, &["run", "-b", bundle.to_str().unwrap(), "text"]);
     assert!(complaint.contains("config.json"), "{complaint}");
+    runtime.assert_clean();
+}
+
+#[test]
+fn unknown_capabilities_are_a_warning() {
+    let runtime = Runtime::new();
+    let script = "grep ^CapEff /proc/self/status";
+    let bundle = runtime.bundle("one", &["sh", "-c", script], |config| {
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set] = json!(["CAP_NOPE", "CAP_KILL"]);
+        }
+    });
+    let log = runtime.directory.join("log");
+    let logged = || {
+        let text = fs::read_to_string(&log).unwrap();
+        fs::remove_file(&log).unwrap();
+        text
+    };
+    let with_log = ["--log", log.to_str().unwrap()];
+    let run = |arguments: &[&str]| runtime.ends(0, &[&with_log, arguments].concat());
+    let path = bundle.to_str().unwrap();
+    let (out, _) = run(&["run", "--bundle", path, "one"]);
+    assert_eq!(out, "CapEff:\t0000000000000020");
+    // Once, however many sets name it.
+    let words = "ignoring unknown capabilities: CAP_NOPE";
+    assert_eq!(logged().matches(words).count(), 1);
+    // Before `create` ends: `start` does not hear of it any more.
+    let status = runtime
+        .command(&[&with_log[..], &["create", "--bundle", path, "two"]].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    assert!(logged().contains(words));
+    let process = runtime.directory.join("process.json");
+    let document = json!({
+        "args": ["true"],
+        "cwd": "/",
+        "env": ["PATH=/bin"],
+        "capabilities": {"effective": ["CAP_NEVER"]},
+    });
+    fs::write(&process, document.to_string()).unwrap();
+    run(&["exec", "--process", process.to_str().unwrap(), "two"]);
+    assert!(logged().contains("ignoring unknown capabilities: CAP_NEVER"));
+}
+
+#[test]
+fn relative_sources_of_mounts_begin_at_the_bundle() {
+    let runtime = Runtime::new();
+    let bundle = runtime.bundle("one", &["cat", "/mnt/file", "/tmp/file"], |config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        for (source, destination) in [("data", "/mnt"), ("../beside", "/tmp")] {
+            mounts.push(json!({"destination": destination, "source": source,
+                "options": ["bind"]}));
+        }
+    });
+    for (directory, content) in [
+        (bundle.join("data"), "in"),
+        (bundle.join("../beside"), "out"),
+    ] {
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("file"), content).unwrap();
+    }
+    // What lies in the caller's directory is another matter.
+    let elsewhere = runtime.directory.join("elsewhere");
+    fs::create_dir_all(elsewhere.join("data")).unwrap();
+    fs::write(elsewhere.join("data/file"), "wrong").unwrap();
+    let output = runtime
+        .command(&["run", "--bundle", "../bundle-one", "one"])
+        .current_dir(&elsewhere)
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stdout), "inout", "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_is_no_program_says_so_itself() {
+    let runtime = Runtime::new();
+    let programs = runtime.directory.join("programs");
+    fs::create_dir(&programs).unwrap();
+    for (name, content, mode) in [
+        ("garbage", "garbage", 0o755),
+        ("link", "#!/nowhere\n", 0o755),
+        ("roots", "#!/bin/sh\n", 0o700),
+    ] {
+        let path = programs.join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    // The words by which docker and Podman find the exit codes 127 and 126.
+    for (name, words) in [
+        ("link", "no such file or directory"),
+        ("roots", "permission denied"),
+        ("garbage", ""),
+    ] {
+        let bundle = runtime.bundle(name, &[&format!("/mnt/{name}")], |config| {
+            config["process"]["user"]["uid"] = json!(1000);
+            let mount = json!({"destination": "/mnt", "source": programs, "options": ["bind"]});
+            config["mounts"].as_array_mut().unwrap().push(mount);
+        });
+        let said = runtime.directory.join("said");
+        let created = runtime
+            .command(&["create", "--bundle", bundle.to_str().unwrap(), name])
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&said).unwrap())
+            .status();
+        assert!(created.unwrap().success());
+        if words.is_empty() {
+            // They know none for this: it is started, and ends with 126 of its own accord.
+            runtime.ok(&["start", name]);
+            runtime.wait_for_status(name, "stopped");
+            let said = fs::read_to_string(&said).unwrap();
+            assert!(said.contains("Exec format error"), "{said}");
+        } else {
+            let refused = runtime.fails(1, &["start", name]);
+            assert!(refused.contains(words), "{refused}");
+        }
+        runtime.ok(&["delete", name]);
+    }
     runtime.assert_clean();
 }
 

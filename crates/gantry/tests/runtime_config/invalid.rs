@@ -38,7 +38,6 @@ fn what_is_wrong_is_named() {
             json!([{"type": "RLIMIT_X", "soft": 1, "hard": 1}]),
             "RLIMIT_X",
         ),
-        ("/process/capabilities/bounding", json!(["CAP_X"]), "CAP_X"),
         (
             "/process/scheduler",
             json!({"policy": "SCHED_BATCH", "nice": 20}),

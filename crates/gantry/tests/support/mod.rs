@@ -173,6 +173,11 @@ impl Installation {
                 found.push(format!("{kind} {}", entry.path().display()));
             }
         }
+        let names = fs::read_dir(self.run.join("names"));
+        for link in names.into_iter().flatten().flatten() {
+            let id = fs::read_link(link.path()).unwrap_or_default();
+            found.push(format!("name {:?} of {}", link.file_name(), id.display()));
+        }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let root = self.root.to_string_lossy().into_owned();
         found.extend(
@@ -226,7 +231,8 @@ impl Installation {
                 continue;
             };
             // A process of a container is a fork of its supervisor until its own exec.
-            if line.starts_with(b"/proc/self/fd/") && String::from_utf8_lossy(&line).contains(&mark)
+            if line.starts_with(b"gantry-supervisor\0")
+                && String::from_utf8_lossy(&line).contains(&mark)
             {
                 found.push(pid);
             }

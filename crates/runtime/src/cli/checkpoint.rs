@@ -1,120 +1,28 @@
-//! `checkpoint` and `restore`, through the `criu` program and its command line.
-//!
-//! What runc does by criu's RPC is done by flags where there are such flags. There is none
-//! for the master of a terminal, which criu's client has to be handed while it works:
-//! containers with a terminal are refused.
+//! `checkpoint`.
 
 use std::fs;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use gantry_runtime::cgroup::{Group, Layout};
-use gantry_runtime::spec::{Linux, NamespaceKind, Spec};
-use rustix::fs::CWD;
-use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
-use rustix::process::{Pid, PidfdFlags};
+use gantry_runtime::cgroup::Layout;
+use gantry_runtime::spec::Spec;
+use rustix::fs::FileType;
 
-use super::arguments::{Arguments, Flag};
-use super::attend::{Attended, hold_signals};
-use super::create::{Bundle, join_keyring, make_group, new_record, read_bundle, write_pid_file};
+use super::arguments::Arguments;
+use super::criu::{self, DESCRIPTORS, NETWORK, Options, check, joined_network};
 use super::error::{CliError, Context as _};
-use super::options::{Create, Global, absolute};
-use super::state::{self, CONFIG, Place, Record, Status};
-
-/// What the standard streams led to, beside the images; runc's name and form.
-const DESCRIPTORS: &str = "descriptors.json";
-
-/// `CLONE_NEWNS`.
-const NEW_MOUNTS: i32 = 0x2_0000;
-
-/// Flags that both commands have.
-#[derive(Debug)]
-struct Options {
-    images: PathBuf,
-    work: Option<PathBuf>,
-    parent: Option<PathBuf>,
-    leave_running: bool,
-    pre_dump: bool,
-    cgroups: String,
-    /// Flags that criu takes as they are.
-    plain: Vec<String>,
-}
-
-impl Options {
-    fn new() -> Result<Options, CliError> {
-        Ok(Options {
-            images: absolute("checkpoint".into())?,
-            work: None,
-            parent: None,
-            leave_running: false,
-            pre_dump: false,
-            cgroups: "soft".into(),
-            plain: Vec::new(),
-        })
-    }
-
-    /// Takes a flag, or gives it back.
-    fn take(&mut self, flag: Flag, words: &mut Arguments) -> Result<Option<Flag>, CliError> {
-        match flag.name() {
-            "image-path" => self.images = absolute(words.value(flag)?)?,
-            "work-path" => self.work = Some(absolute(words.value(flag)?)?),
-            "tcp-established" | "ext-unix-sk" | "shell-job" | "file-locks" | "auto-dedup" => {
-                let name = format!("--{}", flag.name());
-                if flag.switch()? {
-                    self.plain.push(name);
-                }
-            }
-            "lsm-profile" | "lsm-mount-context" => {
-                let name = format!("--{}", flag.name());
-                self.plain.extend([name, words.value(flag)?]);
-            }
-            "empty-ns" => {
-                let value = words.value(flag)?;
-                if value != "network" {
-                    return Err(CliError::Usage(format!(
-                        "namespace {value:?} cannot be left empty: only network can"
-                    )));
-                }
-                self.plain.extend(["--empty-ns".into(), "net".into()]);
-            }
-            "manage-cgroups-mode" => {
-                let value = words.value(flag)?;
-                if !matches!(&*value, "soft" | "full" | "strict" | "ignore") {
-                    return Err(CliError::Usage(format!(
-                        "invalid mode {value:?}: soft, full, strict and ignore are known"
-                    )));
-                }
-                self.cgroups = value;
-            }
-            "lazy-pages" | "page-server" | "status-fd" => {
-                return Err(CliError::Usage(format!(
-                    "--{} is not supported",
-                    flag.name()
-                )));
-            }
-            _ => return Ok(Some(flag)),
-        }
-        Ok(None)
-    }
-
-    /// Where criu works and logs.
-    fn work(&self, place: &Place) -> PathBuf {
-        self.work
-            .clone()
-            .unwrap_or_else(|| place.path.join("criu.work"))
-    }
-}
+use super::options::Global;
+use super::state::{self, Place, Record, Status};
 
 /// `checkpoint`.
 ///
 /// # Errors
 /// [`CliError`]; the container goes on then.
-pub fn checkpoint(global: &Global, words: &mut Arguments) -> Result<(), CliError> {
+pub fn command(global: &Global, words: &mut Arguments) -> Result<(), CliError> {
     let mut options = Options::new()?;
     while let Some(flag) = words.flag() {
         match flag.name() {
             "parent-path" => options.parent = Some(words.value(flag)?.into()),
+            "page-server" => options.page_server = Some(parse_server(&words.value(flag)?)?),
             "leave-running" => options.leave_running = flag.switch()?,
             "pre-dump" => options.pre_dump = flag.switch()?,
             _ => {
@@ -130,17 +38,29 @@ pub fn checkpoint(global: &Global, words: &mut Arguments) -> Result<(), CliError
         .map_err(|error| error.during(format!("cannot checkpoint container {id}")))
 }
 
+/// `ADDRESS:PORT`, with an address of IPv6 in brackets.
+fn parse_server(text: &str) -> Result<(String, String), CliError> {
+    text.rsplit_once(':')
+        .filter(|(address, port)| !address.is_empty() && port.parse::<u16>().is_ok())
+        .map(|(address, port)| {
+            let plain = address.trim_start_matches('[').trim_end_matches(']');
+            (plain.to_owned(), port.to_owned())
+        })
+        .ok_or_else(|| CliError::Usage(format!("--page-server {text:?}: ADDRESS:PORT is needed")))
+}
+
 fn dump(global: &Global, options: &Options, id: &str) -> Result<(), CliError> {
     let mut place = Place::open(&global.root, id)?;
     place.lock()?;
     let record = place.record()?;
     let status = place.status(&record);
-    if status != Status::Running {
+    // containerd pauses a container before, and lets it go on afterwards.
+    if !matches!(status, Status::Running | Status::Paused) {
         return Err(CliError::WrongState {
             action: "checkpoint",
             id: id.to_owned(),
             status: status.name(),
-            hint: ": it has to be running",
+            hint: ": it has to run, or to be paused",
         });
     }
     let spec = place.config()?;
@@ -149,14 +69,7 @@ fn dump(global: &Global, options: &Options, id: &str) -> Result<(), CliError> {
     for directory in [&options.images, &work] {
         fs::create_dir_all(directory).file("create", directory)?;
     }
-    let streams: Vec<String> = (0..3)
-        .map(|number| {
-            let link = fs::read_link(format!("/proc/{}/fd/{number}", record.pid));
-            link.map_or(String::new(), |target| {
-                target.to_string_lossy().into_owned()
-            })
-        })
-        .collect();
+    let streams: Vec<String> = (0..3).map(|number| stream(record.pid, number)).collect();
     let file = options.images.join(DESCRIPTORS);
     let text = serde_json::to_vec(&streams)
         .map_err(std::io::Error::from)
@@ -164,7 +77,7 @@ fn dump(global: &Global, options: &Options, id: &str) -> Result<(), CliError> {
     fs::write(&file, text).file("write", file)?;
 
     let action = if options.pre_dump { "pre-dump" } else { "dump" };
-    let mut command = criu(global, action, options, &work);
+    let mut command = criu::command(global, action, options, &work);
     command
         .arg("--tree")
         .arg(record.pid.to_string())
@@ -182,12 +95,26 @@ fn dump(global: &Global, options: &Options, id: &str) -> Result<(), CliError> {
     if options.leave_running && !options.pre_dump {
         command.arg("--leave-running");
     }
+    if let Some(path) = joined_network(&spec) {
+        let inode = rustix::fs::stat(path).file("find", path)?.st_ino;
+        command
+            .arg("--external")
+            .arg(format!("net[{inode}]:{NETWORK}"));
+    }
+    if let Some((address, port)) = &options.page_server {
+        command
+            .arg("--page-server")
+            .args(["--address", address, "--port", port]);
+    }
+    for file in streams.iter().filter(|target| target.starts_with("file[")) {
+        command.arg("--external").arg(file);
+    }
     for mount in bound(&spec) {
         command
             .arg("--external")
             .arg(format!("mnt[{mount}]:{mount}"));
     }
-    finish_criu(command, action, &work)?;
+    criu::finish(command, action, &work)?;
     if options.leave_running || options.pre_dump {
         return Ok(());
     }
@@ -195,82 +122,34 @@ fn dump(global: &Global, options: &Options, id: &str) -> Result<(), CliError> {
     super::delete::remove(&place, &record, group.as_ref())
 }
 
-/// Refuses what criu's command line cannot do.
-fn check(spec: &Spec) -> Result<(), CliError> {
-    if spec
-        .process
-        .as_ref()
-        .is_some_and(|process| process.terminal)
-    {
-        return Err(CliError::Invalid(
-            "a container with a terminal cannot be checkpointed or restored".into(),
-        ));
-    }
-    let namespaces = spec
-        .linux
-        .iter()
-        .flat_map(|linux: &Linux| &linux.namespaces);
-    for namespace in namespaces {
-        let is_joined = namespace
-            .path
-            .as_deref()
-            .is_some_and(|path| !path.is_empty());
-        if is_joined && namespace.kind != NamespaceKind::Cgroup {
-            return Err(CliError::Invalid(format!(
-                "a container that has joined a {} namespace by path cannot be checkpointed or \
-                 restored",
-                namespace.kind.name()
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn criu(global: &Global, action: &str, options: &Options, work: &Path) -> Command {
-    let mut command = Command::new(&global.criu);
-    command
-        .arg(action)
-        .arg("--images-dir")
-        .arg(&options.images)
-        .arg("--work-dir")
-        .arg(work)
-        .arg("--log-file")
-        .arg(format!("{action}.log"))
-        .arg("-v4")
-        .arg(format!("--manage-cgroups={}", options.cgroups))
-        .args(&options.plain);
-    command
-}
-
-fn finish_criu(mut command: Command, action: &str, work: &Path) -> Result<(), CliError> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().file("run", &program)?;
-    if status.success() {
-        return Ok(());
-    }
-    let log = work.join(format!("{action}.log"));
-    let text = fs::read_to_string(&log).unwrap_or_default();
-    let cause = text.lines().find(|line| line.contains("Error ("));
-    let cause = cause.map_or(String::new(), |line| format!(": {}", line.trim()));
-    Err(CliError::Program {
-        program: format!("{program} {action}"),
-        status,
-        detail: format!("{cause}; more in {}", log.display()),
-    })
-}
-
 /// Destinations of mounts whose source lies outside of the container.
 fn bound(spec: &Spec) -> impl Iterator<Item = &str> {
     spec.mounts
         .iter()
-        .filter(|mount| {
-            mount.kind == "bind"
-                || mount
-                    .options
-                    .iter()
-                    .any(|option| option == "bind" || option == "rbind")
-        })
+        .filter(|mount| mount.is_bind())
         .map(|mount| &*mount.destination)
+}
+
+/// What a standard stream leads to, by criu's name where it is a file of the host: one on a
+/// mount that the container does not have.
+fn stream(pid: i32, number: i32) -> String {
+    let path = format!("/proc/{pid}/fd/{number}");
+    let target = fs::read_link(&path).unwrap_or_default();
+    outside_file(pid, number, &path).unwrap_or_else(|| target.to_string_lossy().into_owned())
+}
+
+fn outside_file(pid: i32, number: i32, path: &str) -> Option<String> {
+    let stat = rustix::fs::stat(path).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+    let mount = text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    let mount: u32 = mount.trim().parse().ok()?;
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
+    let start = format!("{mount} ");
+    let is_inside = mounts.lines().any(|line| line.starts_with(&start));
+    (!is_inside).then(|| format!("file[{mount:x}:{:x}]", stat.st_ino))
 }
 
 /// The directory by which criu can freeze the container.
@@ -290,168 +169,25 @@ fn freezer(record: &Record) -> Result<Option<PathBuf>, CliError> {
     Ok(directory.filter(|directory| directory.is_dir()))
 }
 
-/// `restore`. Returns the exit code.
-///
-/// # Errors
-/// [`CliError`], after which nothing is left of the container.
-pub fn restore(global: &Global, words: &mut Arguments) -> Result<u8, CliError> {
-    let mut options = Options::new()?;
-    let mut create = Create::new();
-    while let Some(flag) = words.flag() {
-        if matches!(flag.name(), "detach" | "d") {
-            create.detach = flag.switch()?;
-            continue;
-        }
-        let Some(flag) = options.take(flag, words)? else {
-            continue;
-        };
-        if let Some(flag) = create.take(flag, words)? {
-            return Err(flag.unknown());
-        }
-    }
-    let id = words.id()?;
-    words.end()?;
-    bring_back(global, &options, &create, &id)
-        .map_err(|error| error.during(format!("cannot restore container {id}")))
-}
+#[cfg(test)]
+mod tests {
+    use super::parse_server;
 
-fn bring_back(
-    global: &Global,
-    options: &Options,
-    create: &Create,
-    id: &str,
-) -> Result<u8, CliError> {
-    let Bundle {
-        path,
-        rootfs,
-        text,
-        spec,
-    } = read_bundle(&create.bundle)?;
-    check(&spec)?;
-    let signals = if create.detach {
-        None
-    } else {
-        Some(hold_signals()?)
-    };
-    let layout = Layout::detect()?;
-    let mut record = new_record(global, &layout, &spec, (path, rootfs), id)?;
-    let mut place = Place::make(&global.root, id)?;
-    let restored = restore_in(
-        global,
-        options,
-        create,
-        &place,
-        &layout,
-        &spec,
-        &text,
-        &mut record,
-    );
-    let (group, process) = match restored {
-        Ok(restored) => restored,
-        Err(error) => {
-            let _ = super::delete::remove(&place, &record, None);
-            return Err(error);
-        }
-    };
-    place.unlock();
-    let Some(signals) = signals else {
-        return Ok(0);
-    };
-    let code = Attended {
-        process: process.as_fd(),
-        pid: record.pid,
-        signals,
-        terminal: None,
-        listener: None,
-    }
-    .wait()?;
-    place.lock()?;
-    super::delete::remove(&place, &record, group.as_ref())?;
-    Ok(code)
-}
-
-#[expect(clippy::too_many_arguments, reason = "one step of the only caller")]
-fn restore_in(
-    global: &Global,
-    options: &Options,
-    create: &Create,
-    place: &Place,
-    layout: &Layout,
-    spec: &Spec,
-    text: &[u8],
-    record: &mut Record,
-) -> Result<(Option<Group>, OwnedFd), CliError> {
-    place.write(CONFIG, text)?;
-    place.write_record(record)?;
-    let group = make_group(global, layout, spec, record)?;
-    if !create.no_new_keyring {
-        join_keyring(&record.id)?;
-    }
-    let work = options.work(place);
-    fs::create_dir_all(&work).file("create", &work)?;
-    // criu wants the root to be a mount; here it is one that only we and criu see.
-    gantry_sys::process::unshare(NEW_MOUNTS).step("cannot make a mount namespace")?;
-    let apart = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    mount_change("/", apart).step("cannot keep mounts from the host")?;
-    mount_bind_recursive(&record.rootfs, &record.rootfs).file("mount", &record.rootfs)?;
-
-    let mut command = criu(global, "restore", options, &work);
-    let pid_file = work.join("restored.pid");
-    let _ = rustix::fs::unlinkat(CWD, &pid_file, rustix::fs::AtFlags::empty());
-    command
-        .arg("--root")
-        .arg(&record.rootfs)
-        .args(["--restore-detached", "--restore-sibling", "--pidfile"])
-        .arg(&pid_file);
-    if let Some(placement) = &record.cgroup {
-        command
-            .arg("--cgroup-root")
-            .arg(format!("/{}", placement.path));
-    }
-    for mount in &spec.mounts {
-        if bound(spec).any(|destination| destination == mount.destination) {
-            let (destination, source) = (&mount.destination, &mount.source);
-            command
-                .arg("--external")
-                .arg(format!("mnt[{destination}]:{source}"));
+    #[test]
+    fn a_page_server_is_an_address_and_a_port() {
+        for (text, expected) in [
+            ("127.0.0.1:27", Some(("127.0.0.1", "27"))),
+            ("[::1]:65535", Some(("::1", "65535"))),
+            ("host:27", Some(("host", "27"))),
+            (":27", None),
+            ("host", None),
+            ("host:", None),
+            ("host:65536", None),
+            ("", None),
+        ] {
+            let found = parse_server(text).ok();
+            let found = found.as_ref().map(|(address, port)| (&**address, &**port));
+            assert_eq!(found, expected, "{text:?}");
         }
     }
-    for (number, target) in streams(&options.images).iter().enumerate() {
-        if target.starts_with("pipe:") {
-            command
-                .arg("--inherit-fd")
-                .arg(format!("fd[{number}]:{target}"));
-        }
-    }
-    command.stdin(Stdio::inherit());
-    finish_criu(command, "restore", &work)?;
-    let text = fs::read_to_string(&pid_file).file("read", &pid_file)?;
-    let pid = text
-        .trim()
-        .parse()
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| {
-            CliError::Invalid(format!(
-                "criu has written no process id to {}",
-                pid_file.display()
-            ))
-        })?;
-    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-        .step("cannot open the restored process")?;
-    record.pid = pid.as_raw_nonzero().get();
-    record.start_time = state::start_time(record.pid).unwrap_or_default();
-    place.write_record(record)?;
-    if let Some(path) = &create.pid_file {
-        write_pid_file(path, record.pid)?;
-    }
-    Ok((group, process))
-}
-
-/// What the streams of the container led to when it was written.
-fn streams(images: &Path) -> Vec<String> {
-    fs::read(images.join(DESCRIPTORS))
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_default()
 }

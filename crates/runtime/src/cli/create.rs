@@ -101,7 +101,8 @@ pub fn read_bundle(bundle: &Path) -> Result<Bundle, CliError> {
     fs::File::open(&file)
         .and_then(|opened| opened.take(MAX_CONFIG).read_to_end(&mut text))
         .file("read", &file)?;
-    let spec: Spec = gantry_runtime::spec::read(&file.to_string_lossy(), &text)?;
+    let mut spec: Spec = gantry_runtime::spec::read(&file.to_string_lossy(), &text)?;
+    spec.anchor(&path)?;
     let named = spec.root.as_ref().map_or("", |root| &*root.path);
     if named.is_empty() {
         return Err(CliError::Invalid(

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use gantry_runtime::BirthError;
 use gantry_runtime::birth::{Birth, News, Stdio};
+use gantry_runtime::capabilities::CapabilitySet;
 use gantry_runtime::cgroup::{Group, Layout};
 use gantry_runtime::enter::{self, EnterPlan};
 use gantry_runtime::spec::{Capabilities, Linux, Process, Spec};
@@ -276,7 +277,7 @@ fn process(options: &Options, spec: &mut Spec, command: Vec<String>) -> Result<P
         if let Some(label) = &options.label {
             process.selinux_label.clone_from(label);
         }
-        add_capabilities(&mut process, &options.capabilities);
+        add_capabilities(&mut process, &options.capabilities)?;
     }
     process.terminal |= options.tty;
     Ok(process)
@@ -284,10 +285,12 @@ fn process(options: &Options, spec: &mut Spec, command: Vec<String>) -> Result<P
 
 /// Added capabilities are for the process and not for its heirs: neither inheritable nor
 /// ambient (CVE-2022-29162, CVE-2025-27612).
-fn add_capabilities(process: &mut Process, names: &[String]) {
+fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), CliError> {
     if names.is_empty() {
-        return;
+        return Ok(());
     }
+    // In a configuration, which may be newer than this program, a warning; typed, a mistake.
+    CapabilitySet::from_names(names).map_err(|error| CliError::Usage(format!("--cap: {error}")))?;
     let sets = process
         .capabilities
         .get_or_insert_with(Capabilities::default);
@@ -304,6 +307,7 @@ fn add_capabilities(process: &mut Process, names: &[String]) {
             }
         }
     }
+    Ok(())
 }
 
 fn read_process(path: &Path) -> Result<Process, CliError> {
@@ -466,7 +470,7 @@ mod tests {
     #[test]
     fn added_capabilities_do_not_reach_heirs() {
         let mut process = Process::default();
-        add_capabilities(&mut process, &["net_admin".into(), "CAP_NET_ADMIN".into()]);
+        add_capabilities(&mut process, &["net_admin".into(), "CAP_NET_ADMIN".into()]).unwrap();
         let sets = process.capabilities.unwrap();
         assert_eq!(sets.effective, ["CAP_NET_ADMIN"]);
         assert_eq!(sets.permitted, ["CAP_NET_ADMIN"]);

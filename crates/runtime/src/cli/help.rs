@@ -197,6 +197,7 @@ Options:
   --parent-path DIR            images of an earlier --pre-dump, relative to --image-path
   --leave-running              let the container go on
   --pre-dump                   write the memory only; the container goes on
+  --page-server ADDRESS:PORT   send the memory to a `criu page-server`
   --tcp-established            allow open TCP connections
   --ext-unix-sk                allow Unix sockets to the outside
   --shell-job                  allow a terminal of the outside

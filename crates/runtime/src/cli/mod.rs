@@ -6,6 +6,7 @@ mod arguments;
 mod attend;
 mod checkpoint;
 mod create;
+mod criu;
 mod delete;
 mod error;
 mod events;
@@ -19,6 +20,7 @@ mod loopback;
 mod notify;
 mod options;
 mod ps;
+mod restore;
 mod run;
 mod signals;
 mod socket;
@@ -100,7 +102,7 @@ fn dispatch(name: &str, global: &Global, words: &mut Arguments) -> Result<u8, Cl
         "run" => sealed().and_then(|()| run::command(global, words)),
         "exec" => sealed().and_then(|()| exec::command(global, words)),
         "create" => sealed().and_then(|()| done(create::command(global, words))),
-        "restore" => checkpoint::restore(global, words),
+        "restore" => restore::command(global, words),
         "start" => done(start::command(global, words)),
         "state" => done(list::state(global, words)),
         "list" => done(list::list(global, words)),
@@ -111,7 +113,7 @@ fn dispatch(name: &str, global: &Global, words: &mut Arguments) -> Result<u8, Cl
         "resume" => done(kill::resume(global, words)),
         "update" => done(update::command(global, words)),
         "events" => done(events::command(global, words)),
-        "checkpoint" => done(checkpoint::checkpoint(global, words)),
+        "checkpoint" => done(checkpoint::command(global, words)),
         "spec" => done(spec::command(words)),
         "features" => done(features::command(words)),
         _ => Err(CliError::Usage(format!(

@@ -2,7 +2,10 @@
 . "$SCRIPTS/common.sh"
 base="podman --root $DIRECTORY/root --runroot $DIRECTORY/run --tmpdir $DIRECTORY/tmp
     --cgroup-manager cgroupfs --runtime $RUNTIME"
-tar -C "$ROOTFS" -c . | $base import - box >/dev/null 2>&1
+mkdir programs
+printf garbage >programs/garbage
+chmod 755 programs/garbage
+tar -C "$ROOTFS" -c . -C "$DIRECTORY" programs | $base import - box >/dev/null 2>&1
 
 # It raises these limits of its own accord, which not everywhere even root may do.
 run="$base run --network none --cgroup-parent /$GROUP
@@ -10,6 +13,7 @@ run="$base run --network none --cgroup-parent /$GROUP
 expect 3 hello $run --rm box sh -c 'echo hello; exit 3'
 expect 127 'executable file not found in $PATH' $run --rm box nope
 expect 126 'permission denied' $run --rm box /etc/passwd
+expect 126 'Exec format error' $run --rm box /programs/garbage
 expect 0 'uid=1000(app)' $run --rm --user 1000 box id
 expect 0 '' $run -d --name two --memory 64m --pids-limit 50 box sleep 1000
 expect 4 inside $base exec two sh -c 'echo inside; exit 4'
