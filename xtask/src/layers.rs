@@ -19,7 +19,7 @@ use crate::process;
 use crate::workspace::{Workspace, cargo};
 
 /// The crates from top to bottom: each may depend only on later ones.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 11] = [
     "gantry",
     "gantry-docker-api",
     "gantry-compose",
@@ -27,6 +27,7 @@ const ORDER: [&str; 10] = [
     "gantry-engine",
     "gantry-supervisor",
     "gantry-network",
+    "gantry-registry",
     "gantry-image",
     "gantry-runtime",
     "gantry-sys",

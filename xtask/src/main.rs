@@ -29,6 +29,7 @@ usage: cargo xtask TASK
   fixtures                     make the root file systems that tests use
   bench start [--rounds N] [--cgroup v1|v2] [--peers all]
   bench memory [--containers N] [--cgroup v1|v2]
+  bench pull [--rounds N] [--peers all]
                                measure, against peers in the same run
   layers                       check the rules between the crates
   install [--prefix DIR]       build and install (default prefix /usr/local)";

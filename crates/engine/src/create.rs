@@ -229,7 +229,7 @@ impl Engine {
         name: &str,
         platform: Option<&str>,
     ) -> Result<(ImageRow, ImageConfig), Error> {
-        let row = self.find_image(name).map_err(|error| {
+        let row = self.find_image_for(name, platform).map_err(|error| {
             // What cannot be the name of an image is not worth an attempt to pull it.
             match gantry_image::reference::Reference::parse(name) {
                 Err(source) if error.is_no_such_image() => Error::Reference {

@@ -129,17 +129,9 @@ pub enum Error {
         /// The layer.
         layer: String,
     },
-    /// An image in use.
-    #[error(
-        "cannot remove image {name}: container {} is using it",
-        short(container)
-    )]
-    ImageInUse {
-        /// The image.
-        name: String,
-        /// A container.
-        container: String,
-    },
+    /// What goes wrong with images.
+    #[error(transparent)]
+    Image(Box<crate::images::ImageError>),
     /// An option's value.
     #[error("invalid {option}: {reason}")]
     Invalid {
@@ -272,7 +264,7 @@ impl Error {
             Error::NoSuchImage { name } => format!("`gantry pull {name}` fetches it, `gantry images` lists what is here"),
             Error::NameTaken { name, .. } => format!("remove it with `gantry rm {name}`, or choose another name"),
             Error::StillRunning { name } => format!("stop it with `gantry stop {name}`, or use `gantry rm -f {name}`"),
-            Error::ImageInUse { container, .. } => format!("remove the container with `gantry rm {}`", short(container)),
+            Error::Image(error) => error.hint()?,
             Error::NotRunning { id } => format!("start it with `gantry start {}`", short(id)),
             Error::Ambiguous { .. } => "give more of the id, or the name".into(),
             Error::UnknownRuntime { .. } => {

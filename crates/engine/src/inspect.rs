@@ -1,6 +1,5 @@
 //! Objects in Docker's JSON form.
 
-use gantry_image::model::ImageConfig;
 use gantry_supervisor::log::format_time;
 use serde_json::{Map, Value, json};
 
@@ -11,7 +10,7 @@ use crate::store::ContainerRow;
 use crate::{Engine, order, runtimes};
 
 /// What Docker shows for a time that never was.
-const NEVER: &str = "0001-01-01T00:00:00Z";
+pub(crate) const NEVER: &str = "0001-01-01T00:00:00Z";
 
 impl Engine {
     /// A container in Docker's form (`GET /containers/{id}/json`).
@@ -152,41 +151,6 @@ impl Engine {
             "GlobalIPv6PrefixLen": 0, "IPAddress": endpoint["IPAddress"], "IPPrefixLen": endpoint["IPPrefixLen"],
             "IPv6Gateway": "", "MacAddress": endpoint["MacAddress"],
             "Networks": networks,
-        }))
-    }
-
-    /// An image in Docker's form (`GET /images/{name}/json`).
-    ///
-    /// # Errors
-    /// [`Error::NoSuchImage`], [`Error::Store`].
-    pub fn inspect_image(&self, name: &str) -> Result<Value, Error> {
-        let row = self.find_image(name)?;
-        let config = ImageConfig::parse(&row.config).map_err(|source| Error::DamagedImage {
-            id: row.id.clone(),
-            source: Box::new(source),
-        })?;
-        let tags = self.store()?.tags()?;
-        let names = tags.iter().filter(|tag| tag.image_id == row.id);
-        let familiar = crate::images::familiar_repository;
-        let repo_tags: Vec<String> = names
-            .clone()
-            .filter(|tag| !tag.tag.is_empty())
-            .map(|tag| format!("{}:{}", familiar(&tag.repository), tag.tag))
-            .collect();
-        let mut repo_digests: Vec<String> = names
-            .filter(|tag| !tag.digest.is_empty())
-            .map(|tag| format!("{}@{}", familiar(&tag.repository), tag.digest))
-            .collect();
-        repo_digests.dedup();
-        let runtime = serde_json::to_value(&config.config).unwrap_or_default();
-        Ok(json!({
-            "Id": row.id, "RepoTags": repo_tags, "RepoDigests": repo_digests, "Parent": "",
-            "Comment": config.history.last().and_then(|step| step.comment.clone()).unwrap_or_default(),
-            "Created": config.created, "DockerVersion": "", "Author": config.author.clone().unwrap_or_default(),
-            "Config": runtime, "Architecture": config.architecture, "Variant": config.variant, "Os": config.os,
-            "Size": row.size, "GraphDriver": {"Data": null, "Name": "overlayfs"},
-            "RootFS": {"Type": "layers", "Layers": config.rootfs.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>()},
-            "Metadata": {"LastTagTime": NEVER},
         }))
     }
 }

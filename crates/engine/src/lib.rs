@@ -42,7 +42,11 @@ pub use exec::ExecRequest;
 pub use gantry_image as image;
 pub use gantry_supervisor::protocol::Stream;
 pub use head_start::HeadStart;
-pub use images::{ImageSummary, PullOutcome, Removal};
+pub use images::{
+    Committed, DiskUsage, HistoryStep, ImageError, ImageSummary, ImageTree, LoadedImage,
+    PlatformNode, PullOutcome, PullRequest, PushOutcome, Removal, UsageItem, UsageKind,
+    UsageObject, Verified,
+};
 pub use list::{ContainerSummary, PortSummary};
 pub use logs::{LogEntry, LogOptions};
 pub use merge::CreateRequest;

@@ -11,6 +11,8 @@ mod container;
 mod image;
 mod network;
 
+pub use image::{NewImages, TagFact};
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

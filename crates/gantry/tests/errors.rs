@@ -127,7 +127,7 @@ fn unknown_and_invalid_names() {
         (
             1,
             &["rmi", "busybox"],
-            &["busybox", "is using it", "hint: "],
+            &["busybox", "is using its referenced image", "hint: "],
         ),
     ] {
         one_line(&gantry.fails(code, arguments), parts);

@@ -15,8 +15,10 @@ use crate::reference::DEFAULT_REGISTRY;
 use crate::registry::Credentials;
 
 mod helper;
+mod keep;
 mod lookup;
 
+pub use keep::Kept;
 pub(crate) use lookup::Login;
 pub use lookup::{CredentialError, CredentialSource, DockerFiles};
 

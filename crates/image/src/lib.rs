@@ -5,12 +5,17 @@
 //! engine.
 
 pub mod apply;
+pub mod archive;
+pub mod commit;
+pub mod copy;
 pub mod credentials;
 pub mod digest;
 pub mod embedded;
+pub mod hosts;
 pub mod import;
 pub mod model;
 pub mod pull;
+pub mod push;
 pub mod reference;
 pub mod registry;
 pub mod store;

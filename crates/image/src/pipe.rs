@@ -85,6 +85,28 @@ impl PipeWriter {
     }
 }
 
+impl PipeReader {
+    /// Takes the next full buffer with its length and gives the writer `empty` for it, or `None`
+    /// after the last. For stages that pass on what they get; not to be mixed with [`Read`].
+    pub(crate) fn exchange(&mut self, empty: Box<[u8]>) -> io::Result<Option<(Box<[u8]>, usize)>> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.full.recv() {
+            Ok(Message::Data(buffer, length)) => {
+                // As in `fill_buf`.
+                let _ = self.empty.try_send(empty);
+                Ok(Some((buffer, length)))
+            }
+            Ok(Message::End) => {
+                self.ended = true;
+                Ok(None)
+            }
+            Err(_) => Err(io::Error::new(io::ErrorKind::BrokenPipe, UpstreamFailed)),
+        }
+    }
+}
+
 impl BufRead for PipeReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.position == self.length && !self.ended {
@@ -165,6 +187,39 @@ mod tests {
             reader.read_to_end(&mut received).unwrap();
             assert!(received == sent);
             assert_eq!(reader.read(&mut [0]).unwrap(), 0, "stays at its end");
+        });
+    }
+
+    /// A stage in between passes buffers on and neither copies them nor makes more.
+    #[test]
+    fn a_stage_in_between_exchanges_buffers() {
+        let (mut writer, mut middle_reader) = pipe(2);
+        let (mut middle_writer, mut reader) = pipe(2);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for number in 0..100 {
+                    let mut buffer = writer.buffer().unwrap();
+                    buffer[..4].copy_from_slice(&[number; 4]);
+                    writer.send(buffer, 4).unwrap();
+                }
+                writer.finish().unwrap();
+            });
+            scope.spawn(move || {
+                loop {
+                    let empty = middle_writer.buffer().unwrap();
+                    assert_eq!(empty.len(), BUFFER);
+                    let Some((full, length)) = middle_reader.exchange(empty).unwrap() else {
+                        break;
+                    };
+                    middle_writer.send(full, length).unwrap();
+                }
+                assert!(middle_reader.exchange(Box::default()).unwrap().is_none());
+                middle_writer.finish().unwrap();
+            });
+            let mut received = Vec::new();
+            reader.read_to_end(&mut received).unwrap();
+            let expected: Vec<u8> = (0..100).flat_map(|number| [number; 4]).collect();
+            assert_eq!(received, expected);
         });
     }
 

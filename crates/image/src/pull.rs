@@ -19,9 +19,14 @@ use crate::store::{Store, StoreError};
 use crate::unpack::Expansion;
 
 mod error;
+mod fetch;
 mod layers;
+mod ranged;
 
 pub use error::PullError;
+pub use ranged::RangeOptions;
+
+use layers::Layers;
 
 /// Layers that an image may have: overlayfs accepts 500 lower directories.
 const MOST_LAYERS: usize = 500;
@@ -39,6 +44,8 @@ pub struct PullOptions {
     pub limits: Limits,
     /// Layers that are fetched and unpacked at the same time, at least one.
     pub parallel: usize,
+    /// When several connections fetch one blob; `None` for never.
+    pub ranges: Option<RangeOptions>,
 }
 
 impl Default for PullOptions {
@@ -53,6 +60,7 @@ impl Default for PullOptions {
             expansion,
             limits,
             parallel: 3,
+            ranges: Some(RangeOptions::default()),
         }
     }
 }
@@ -185,12 +193,13 @@ pub fn pull(
     });
     let (config_raw, config) = pull.config(&resolved.manifest, platform)?;
 
-    let ingest = store.ingest()?;
-    let (layer_blobs, layers) =
-        pull.layers(&ingest, &resolved.manifest, &config.rootfs.diff_ids)?;
-
     // What is referred to comes before what refers to it.
-    let mut blobs = layer_blobs;
+    let Layers {
+        ingest,
+        mut blobs,
+        layers,
+        any,
+    } = pull.layers(&resolved.manifest, &config.rootfs.diff_ids)?;
     let documents = [&config_raw, &resolved.manifest_document.bytes];
     for bytes in documents
         .into_iter()
@@ -200,7 +209,7 @@ pub fn pull(
             blobs.push(ingest.blob_of(bytes)?);
         }
     }
-    let status = if blobs.is_empty() && layers.is_empty() {
+    let status = if blobs.is_empty() && !any {
         PullStatus::UpToDate
     } else {
         PullStatus::Downloaded
@@ -228,7 +237,7 @@ pub fn pull(
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

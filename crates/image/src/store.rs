@@ -6,6 +6,8 @@
 //! DATA_ROOT/layers/sha256/HEX/     unpacked layers by DiffID, shared by all images
 //! DATA_ROOT/layers/sha256/HEX.json size of an unpacked layer
 //! DATA_ROOT/ingest/RANDOM/         what one operation is still writing
+//! DATA_ROOT/partial/sha256-HEX     what has come of a blob that is being fetched
+//! DATA_ROOT/uploads/KEY.json       where an upload of a blob can be continued
 //! ```
 //!
 //! A name under `blobs` or `layers` exists only for content that was verified and synced: it is
@@ -24,8 +26,12 @@ use rustix::io::Errno;
 use crate::digest::Digest;
 
 mod ingest;
+mod partial;
+mod upload;
 
 pub use ingest::{BlobWriter, Ingest, LayerRecord, StagedBlob, StagedLayer};
+pub use partial::{PARTIAL_AGE, Partial, PartialInfo};
+pub(crate) use upload::UploadLock;
 
 /// What the OCI image layout specification wants in `oci-layout`.
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -92,7 +98,7 @@ pub enum StoreError {
     },
 }
 
-/// An open content store. Cheap to open: three directories.
+/// An open content store. Cheap to open: a few directories.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
@@ -100,6 +106,8 @@ pub struct Store {
     blobs: OwnedFd,
     layers: OwnedFd,
     ingest: OwnedFd,
+    partial: OwnedFd,
+    uploads: OwnedFd,
 }
 
 impl Store {
@@ -130,12 +138,16 @@ impl Store {
         let layers = ensure(root_directory.as_fd(), "", "layers")?;
         let layers = ensure(layers.as_fd(), "layers", "sha256")?;
         let ingest = ensure(root_directory.as_fd(), "", "ingest")?;
+        let partial = ensure(root_directory.as_fd(), "", "partial")?;
+        let uploads = ensure(root_directory.as_fd(), "", "uploads")?;
         let store = Self {
             root: data_root.to_owned(),
             root_directory,
             blobs,
             layers,
             ingest,
+            partial,
+            uploads,
         };
         if !exists(store.root_directory.as_fd(), "oci-layout")
             .map_err(|errno| error_at("look at", &data_root.join("oci-layout"))(errno.into()))?

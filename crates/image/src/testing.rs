@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub(crate) mod registry;
+
 /// A directory that goes with its value, also when a test fails.
 pub(crate) struct TestDirectory(PathBuf);
 
@@ -73,6 +75,8 @@ pub(crate) struct Request {
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
+    /// The body as it came.
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Request {
@@ -98,6 +102,8 @@ pub(crate) struct Reply {
     pub(crate) cut: Option<usize>,
     /// Send the body in chunks, without announcing its length.
     pub(crate) chunked: bool,
+    /// Send the body in twenty pieces with this pause between them.
+    pub(crate) slow: Option<std::time::Duration>,
 }
 
 impl Reply {
@@ -116,6 +122,8 @@ impl Reply {
 }
 
 type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
+/// How much of a request's body is read before the connection breaks, if it does.
+type Break = dyn Fn(&Request) -> Option<usize> + Send + Sync;
 
 /// An HTTP/1.1 server on a free port of 127.0.0.1. It speaks no TLS: a connection that begins
 /// with anything but a request is counted and closed.
@@ -128,6 +136,15 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_breaking(handler, |_| None)
+    }
+
+    /// As [`Server::start`]; connections on which a body comes may break. The handler sees what
+    /// has come, and its reply is lost.
+    pub(crate) fn start_breaking(
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+        breaks: impl Fn(&Request) -> Option<usize> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self {
             address: listener.local_addr().unwrap(),
@@ -141,15 +158,17 @@ impl Server {
             server.stop.clone(),
         );
         let handler: Arc<Handler> = Arc::new(handler);
+        let breaks: Arc<Break> = Arc::new(breaks);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
                 let (seen, not_http, handler) = (seen.clone(), not_http.clone(), handler.clone());
+                let breaks = breaks.clone();
                 std::thread::spawn(move || {
                     // The client may break the connection at any time; that is its right.
-                    let _ = serve(stream.unwrap(), &seen, &not_http, &*handler);
+                    let _ = serve(stream.unwrap(), &seen, &not_http, &*handler, &*breaks);
                 });
             }
         });
@@ -193,6 +212,7 @@ fn serve(
     seen: &Mutex<Vec<Request>>,
     not_http: &AtomicU32,
     handler: &Handler,
+    breaks: &Break,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -230,16 +250,28 @@ fn serve(
             target,
             headers,
             body: String::new(),
+            bytes: Vec::new(),
         };
         let length = request
             .header("content-length")
             .and_then(|length| length.parse().ok())
             .unwrap_or(0);
-        let mut body = vec![0; length];
+        let broken = breaks(&request);
+        let mut body = vec![0; broken.map_or(length, |count| count.min(length))];
         reader.read_exact(&mut body)?;
-        request.body = String::from_utf8_lossy(&body).into_owned();
-        seen.lock().unwrap().push(request.clone());
+        if body.len() < 1 << 16 {
+            request.body = String::from_utf8_lossy(&body).into_owned();
+        }
+        request.bytes = body;
+        // The list is kept to the end: not with all that was ever sent.
+        let mut listed = request.clone();
+        listed.bytes = Vec::new();
+        seen.lock().unwrap().push(listed);
         let reply = handler(&request);
+        if broken.is_some() {
+            return stream.shutdown(std::net::Shutdown::Both);
+        }
+        let is_head = request.method == "HEAD";
         let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
         for (name, value) in &reply.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -258,7 +290,14 @@ fn serve(
         } else {
             head.push_str(&format!("Content-Length: {}\r\n\r\n", reply.body.len()));
             stream.write_all(head.as_bytes())?;
-            stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len())])?;
+            if let Some(pause) = reply.slow {
+                for piece in reply.body.chunks(reply.body.len() / 20 + 1) {
+                    stream.write_all(piece)?;
+                    std::thread::sleep(pause);
+                }
+            } else if !is_head {
+                stream.write_all(&reply.body[..reply.cut.unwrap_or(reply.body.len())])?;
+            }
         }
         if reply.cut.is_some() {
             return stream.shutdown(std::net::Shutdown::Both);

@@ -1,6 +1,6 @@
 //! The pipeline that turns the bytes of a layer into a directory: one thread feeds them in, one
-//! takes the compression off and hashes, the caller's writes files. Memory is a fixed number of
-//! buffers, whatever the layer's size.
+//! takes the compression off, one hashes, the caller's makes files and one more fills the small
+//! ones. Memory is a fixed number of buffers, whatever the layer's size.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -210,6 +210,7 @@ pub(crate) fn unpack<T: Send>(
     let layer = ingest.layer()?;
     let (compressed_writer, compressed_reader) = pipe(BUFFERS);
     let (plain_writer, plain_reader) = pipe(BUFFERS);
+    let (hashed_writer, hashed_reader) = pipe(BUFFERS);
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
     std::thread::scope(|scope| {
         let failed = |source| LayerError::Thread { source };
@@ -218,21 +219,30 @@ pub(crate) fn unpack<T: Send>(
             .map_err(failed)?;
         let inflater = thread("layer-inflate")
             .spawn_scoped(scope, || {
-                inflate(compressed_reader, plain_writer, budget, size, keep)
+                inflate(compressed_reader, plain_writer, budget, size)
             })
             .map_err(failed)?;
-        let applied = apply::apply_layer(plain_reader, layer.directory(), kind, limits);
+        // Inflating is what a large layer waits for, and hashing was a fifth of that thread.
+        let hasher = thread("layer-hash")
+            .spawn_scoped(scope, || hash(plain_reader, hashed_writer, keep))
+            .map_err(failed)?;
+        let applied = apply::apply_layer(hashed_reader, layer.directory(), kind, limits);
+        let hashed = hasher.join().unwrap_or(Err(LayerError::Stopped));
         let inflated = inflater.join().unwrap_or(Err(LayerError::Stopped));
         let fed = feeder.join().unwrap_or(Err(LayerError::Stopped));
         // The first stage that failed by itself is the cause of what the others report.
-        let (fed, inflated, applied) = match (fed, inflated, applied) {
-            (Ok(fed), Ok(inflated), Ok(applied)) => (fed, inflated, applied),
+        let hashed = match inflated {
+            Err(error) if !matches!(error, LayerError::Stopped) => Err(error),
+            _ => hashed,
+        };
+        let (fed, hashed, applied) = match (fed, hashed, applied) {
+            (Ok(fed), Ok(hashed), Ok(applied)) => (fed, hashed, applied),
             (Err(error), _, _) if !matches!(error, LayerError::Stopped) => return Err(error),
             (_, Err(error), _) if !matches!(error, LayerError::Stopped) => return Err(error),
             (_, _, Err(error)) => return Err(error.into()),
             _ => return Err(LayerError::Stopped),
         };
-        let (diff_id, kept) = inflated;
+        let (diff_id, kept) = hashed;
         let record = LayerRecord::new(applied.bytes, applied.entries);
         Ok((
             fed,
@@ -257,28 +267,43 @@ fn inflate(
     mut writer: PipeWriter,
     budget: &Budget,
     size: Option<u64>,
-    keep: Option<BlobWriter>,
-) -> Result<(Digest, Option<StagedBlob>), LayerError> {
+) -> Result<(), LayerError> {
     let mut decoder = match Decoder::detect(reader).map_err(read_error)? {
         Ok(decoder) => decoder,
         Err(name) => return Err(LayerError::UnsupportedCompression { name }),
     };
-    let mut sink = keep.map_or_else(|| Sink::Hash(Hasher::default()), Sink::Keep);
     let mut length = 0;
     loop {
         let mut buffer = writer.buffer()?;
         let count = fill(&mut decoder, &mut buffer).map_err(read_error)?;
         budget.spend(count as u64, length, size)?;
         length += count as u64;
-        match &mut sink {
-            Sink::Hash(hasher) => hasher.update(&buffer[..count]),
-            Sink::Keep(blob) => blob.append(&buffer[..count])?,
-        }
         let ended = count < buffer.len();
         writer.send(buffer, count)?;
         if ended {
             break;
         }
+    }
+    Ok(writer.finish()?)
+}
+
+/// Passes the uncompressed bytes on, hashed.
+fn hash(
+    mut reader: PipeReader,
+    mut writer: PipeWriter,
+    keep: Option<BlobWriter>,
+) -> Result<(Digest, Option<StagedBlob>), LayerError> {
+    let mut sink = keep.map_or_else(|| Sink::Hash(Hasher::default()), Sink::Keep);
+    loop {
+        let empty = writer.buffer()?;
+        let Some((buffer, count)) = reader.exchange(empty).map_err(read_error)? else {
+            break;
+        };
+        match &mut sink {
+            Sink::Hash(hasher) => hasher.update(&buffer[..count]),
+            Sink::Keep(blob) => blob.append(&buffer[..count])?,
+        }
+        writer.send(buffer, count)?;
     }
     writer.finish()?;
     Ok(match sink {

@@ -10,6 +10,7 @@
 mod families;
 mod memory;
 mod peers;
+mod pull;
 mod stage;
 mod start;
 mod statistics;
@@ -40,10 +41,11 @@ pub struct Settings {
 /// Tells the child the directory of this run.
 const DIRECTORY: &str = "GANTRY_XTASK_BENCH";
 
-/// Runs `bench start` or `bench memory`.
+/// Runs `bench start`, `bench memory` or `bench pull`.
 pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let which = arguments.first();
+    let pulls = which.as_deref() == Some("pull");
     let settings = Settings {
         view: match arguments.option("--cgroup")?.as_deref() {
             None => View::default_here(),
@@ -53,7 +55,8 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
                 return Err(Error::Usage(format!("--cgroup is v1 or v2, not '{other}'")));
             }
         },
-        rounds: arguments.number("--rounds", 60)?,
+        // A start takes milliseconds, a pull seconds.
+        rounds: arguments.number("--rounds", if pulls { 5 } else { 60 })?,
         containers: arguments.number("--containers", 100)?,
         all_peers: match arguments.option("--peers")?.as_deref() {
             None => false,
@@ -68,7 +71,11 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let measure = match which.as_deref() {
         Some("start") => start::run,
         Some("memory") => memory::run,
-        _ => return Err(Error::Usage("bench needs 'start' or 'memory'".to_owned())),
+        Some("pull") => pull::run,
+        _ => {
+            let needs = "bench needs 'start', 'memory' or 'pull'";
+            return Err(Error::Usage(needs.to_owned()));
+        }
     };
     match std::env::var_os(DIRECTORY) {
         Some(directory) => {

@@ -126,7 +126,8 @@ impl Peers {
         }
     }
 
-    fn bases(&self) -> impl Iterator<Item = (&'static str, &Base)> {
+    /// Their names and how they are called.
+    pub fn bases(&self) -> impl Iterator<Item = (&'static str, &Base)> {
         let docker = self.docker.as_ref().map(|docker| ("docker", &docker.base));
         let podman = self.podman.as_ref().map(|podman| ("podman", &podman.base));
         docker.into_iter().chain(podman)
@@ -140,14 +141,15 @@ fn subject(name: &str, base: &Base, words: &'static [&'static str]) -> Subject {
 
 /// A program and the options that make it private.
 #[derive(Clone)]
-struct Base {
+pub struct Base {
     program: PathBuf,
     options: Vec<String>,
     settings: PathBuf,
 }
 
 impl Base {
-    fn command(&self, words: &[&str]) -> Command {
+    /// The program with its options and `words`.
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(&self.options)

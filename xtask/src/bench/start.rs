@@ -284,7 +284,7 @@ fn rounds(stage: &Stage, subjects: &[Subject], count: u32) -> Result<Vec<Samples
 
 /// The order of a round: another one each time, so that nobody always follows
 /// the same neighbour, and the same ones in each run.
-fn order(count: usize, round: u32) -> Vec<usize> {
+pub fn order(count: usize, round: u32) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     let mut state = u64::from(round) + 1;
     for last in (1..count).rev() {

@@ -30,6 +30,15 @@ impl Store {
             if let Some(holder) = holder {
                 return Err(Error::NameTaken { name: row.name.clone(), holder });
             }
+            // Whoever removes an image looks for containers in one transaction, too: one of the
+            // two sees the other, and no lock is held between looking an image up and this.
+            let has_image = transaction
+                .query_row("SELECT 1 FROM images WHERE id = ?1", [&row.image_id], |_| Ok(()))
+                .optional()
+                .map_err(fail)?;
+            if has_image.is_none() {
+                return Err(Error::NoSuchImage { name: row.image_id.clone() });
+            }
             transaction
                 .execute(
                     "INSERT INTO containers (id, name, created_at, image_id, config, sandbox, phase, auto_remove) \

@@ -34,6 +34,20 @@ pub fn arguments(command: Command) -> Command {
         .arg(names("names", 1))
 }
 
+/// Arguments of `image inspect`.
+pub fn image_arguments(command: Command) -> Command {
+    with_help(command)
+        .args([
+            value("format", "string", "Format output: 'json' or a Go template").short('f'),
+            value(
+                "platform",
+                "string",
+                "Inspect a specific platform of the multi-platform image",
+            ),
+        ])
+        .arg(names("names", 1))
+}
+
 /// `inspect`: containers first, then images.
 ///
 /// # Errors
@@ -49,7 +63,7 @@ pub fn any(context: &Context, matches: &ArgMatches) -> Outcome {
             )));
         }
     };
-    execute(context, matches, kind)
+    execute(context, matches, kind, None)
 }
 
 /// `container inspect`.
@@ -57,7 +71,7 @@ pub fn any(context: &Context, matches: &ArgMatches) -> Outcome {
 /// # Errors
 /// As [`any`].
 pub fn containers(context: &Context, matches: &ArgMatches) -> Outcome {
-    execute(context, matches, Kind::Container)
+    execute(context, matches, Kind::Container, None)
 }
 
 /// `image inspect`.
@@ -65,15 +79,16 @@ pub fn containers(context: &Context, matches: &ArgMatches) -> Outcome {
 /// # Errors
 /// As [`any`].
 pub fn images(context: &Context, matches: &ArgMatches) -> Outcome {
-    execute(context, matches, Kind::Image)
+    let platform = super::options::platform(matches)?;
+    execute(context, matches, Kind::Image, platform.as_deref())
 }
 
-fn execute(context: &Context, matches: &ArgMatches, kind: Kind) -> Outcome {
+fn execute(context: &Context, matches: &ArgMatches, kind: Kind, platform: Option<&str>) -> Outcome {
     let engine = context.engine()?;
     let mut found = Vec::new();
     let mut errors = Vec::new();
     for name in owned(matches, "names") {
-        match look_up(engine, &name, kind) {
+        match look_up(engine, &name, kind, platform) {
             Ok(object) => found.push(object),
             Err(error) => errors.push(error),
         }
@@ -103,10 +118,15 @@ fn execute(context: &Context, matches: &ArgMatches, kind: Kind) -> Outcome {
     Ok(code)
 }
 
-fn look_up(engine: &Engine, name: &str, kind: Kind) -> Result<Value, CliError> {
+fn look_up(
+    engine: &Engine,
+    name: &str,
+    kind: Kind,
+    platform: Option<&str>,
+) -> Result<Value, CliError> {
     match kind {
         Kind::Container => Ok(engine.inspect(name)?),
-        Kind::Image => Ok(engine.inspect_image(name)?),
+        Kind::Image => Ok(engine.inspect_image_for(name, platform)?),
         Kind::Any => match engine.inspect(name) {
             Ok(object) => Ok(object),
             Err(error) if !is_absence(&error) => Err(error.into()),

@@ -3,13 +3,14 @@
 pub mod containers;
 pub mod exec;
 pub mod flags;
-pub mod images;
+pub mod image;
 pub mod inspect;
 pub mod logs;
 pub mod options;
 pub mod ps;
 pub mod pull;
 mod refusal;
+pub mod registry;
 pub mod run;
 pub mod start;
 pub mod system;

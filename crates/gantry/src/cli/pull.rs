@@ -7,9 +7,9 @@ use clap::{ArgMatches, Command};
 
 use super::flags::{is_on, names, owned, switch, value, with_help};
 use super::{Context, options};
-use crate::api::Engine;
 use crate::api::image::credentials::{CredentialSource, DockerFiles};
 use crate::api::image::pull::PullEvent;
+use crate::api::{Engine, PullRequest};
 use crate::error::{CliError, Outcome};
 use crate::output;
 use crate::progress::{Progress, Style};
@@ -30,6 +30,11 @@ pub enum Verbosity {
 pub fn arguments(command: Command) -> Command {
     with_help(command)
         .args([
+            switch("all-tags", "Download all tagged images in the repository").short('a'),
+            switch(
+                "no-blobs",
+                "Free the compressed layers once they are unpacked: a push fetches them again",
+            ),
             value("platform", "string", "Set platform: os[/arch[/variant]]"),
             switch("quiet", "Suppress verbose output").short('q'),
             switch("disable-content-trust", "").hide(true),
@@ -51,9 +56,28 @@ pub fn execute(context: &Context, matches: &ArgMatches) -> Outcome {
     } else {
         Verbosity::Stdout
     };
-    let canonical = fetch(engine, &name, platform.as_deref(), verbosity)?;
-    output::line(&canonical)?;
+    let drop_blobs = is_on(matches, "no-blobs")?;
+    if !is_on(matches, "all-tags")? {
+        let canonical = fetch_as(engine, &name, platform.as_deref(), verbosity, drop_blobs)?;
+        output::line(&canonical)?;
+        return Ok(0);
+    }
+    if !split(&name).1.is_empty() {
+        return Err(CliError::Failed(
+            "tag can't be used with --all-tags/-a".to_owned(),
+        ));
+    }
+    for tag in engine.remote_tags(&name, credentials())? {
+        fetch_as(engine, &tag, platform.as_deref(), verbosity, drop_blobs)?;
+    }
+    output::line(canonical(&name).trim_end_matches(":latest"))?;
     Ok(0)
+}
+
+/// The credentials that the docker client keeps.
+fn credentials() -> CredentialSource {
+    DockerFiles::of_environment(|name| std::env::var_os(name))
+        .map_or(CredentialSource::Nobody, CredentialSource::Docker)
 }
 
 /// Pulls an image, shows how it goes, and returns its canonical name.
@@ -65,6 +89,17 @@ pub fn fetch(
     image: &str,
     platform: Option<&str>,
     verbosity: Verbosity,
+) -> Result<String, CliError> {
+    fetch_as(engine, image, platform, verbosity, false)
+}
+
+/// [`fetch`] that may free the compressed layers.
+fn fetch_as(
+    engine: &Engine,
+    image: &str,
+    platform: Option<&str>,
+    verbosity: Verbosity,
+    drop_blobs: bool,
 ) -> Result<String, CliError> {
     let screen = match verbosity {
         Verbosity::Stdout => rustix::stdio::stdout(),
@@ -91,9 +126,14 @@ pub fn fetch(
         path(name)
     );
     let progress = Mutex::new(Progress::new(style));
-    let credentials = DockerFiles::of_environment(|name| std::env::var_os(name))
-        .map_or(CredentialSource::Nobody, CredentialSource::Docker);
-    let outcome = engine.pull(image, platform, credentials, false, &|event| {
+    let request = PullRequest {
+        name: image,
+        platform,
+        credentials: credentials(),
+        insecure: false,
+        drop_blobs,
+    };
+    let outcome = engine.pull_image(request, &|event| {
         // Before any bar, which it would break: the registry's first answer decides it.
         if let PullEvent::Warning { message } = &event {
             output::note(&format!("WARNING: {message}"));

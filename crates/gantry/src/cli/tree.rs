@@ -5,8 +5,11 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::image::{
+    archive, copy, history, list, login, manifest, push, remove, search, tag, usage,
+};
 use super::{
-    Context, containers, exec, flags, images, inspect, logs, ps, pull, run, start, system,
+    Context, containers, exec, flags, inspect, logs, ps, pull, registry, run, start, system,
 };
 use crate::error::Outcome;
 
@@ -51,6 +54,57 @@ const INFO: Verb = verb!(
     system::info
 );
 
+/// Commands on images that stand in the group `image` as well.
+const PULL: Verb = verb!(
+    "pull",
+    "Download an image from a registry",
+    "[OPTIONS] NAME[:TAG|@DIGEST]",
+    pull::arguments,
+    pull::execute
+);
+const PUSH: Verb = verb!(
+    "push",
+    "Upload an image to a registry",
+    "[OPTIONS] NAME[:TAG]",
+    push::arguments,
+    push::execute
+);
+const IMPORT: Verb = verb!(
+    "import",
+    "Import the contents from a tarball to create a filesystem image",
+    "[OPTIONS] FILE|- [REPOSITORY[:TAG]]",
+    archive::import_arguments,
+    archive::import
+);
+const SAVE: Verb = verb!(
+    "save",
+    "Save one or more images to a tar archive (streamed to STDOUT by default)",
+    "[OPTIONS] IMAGE [IMAGE...]",
+    archive::save_arguments,
+    archive::save
+);
+const LOAD: Verb = verb!(
+    "load",
+    "Load an image from a tar archive or STDIN",
+    "[OPTIONS]",
+    archive::load_arguments,
+    archive::load
+);
+const TAG: Verb = verb!(
+    "tag",
+    "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+    "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+    tag::arguments,
+    tag::execute
+);
+const HISTORY: Verb = verb!(
+    "history",
+    "Show the history of an image",
+    "[OPTIONS] IMAGE",
+    history::arguments,
+    history::execute
+);
+
 /// Commands without a group; those of containers stand in [`CONTAINER`] as well.
 pub const TOP: &[Verb] = &[
     verb!(
@@ -64,15 +118,15 @@ pub const TOP: &[Verb] = &[
         "images",
         "List images",
         "[OPTIONS] [REPOSITORY[:TAG]]",
-        images::list_arguments,
-        images::list
+        list::list_arguments,
+        list::list
     ),
     verb!(
         "rmi",
         "Remove one or more images",
         "[OPTIONS] IMAGE [IMAGE...]",
-        images::remove_arguments,
-        images::remove
+        remove::arguments,
+        remove::remove
     ),
     verb!(
         "inspect",
@@ -81,19 +135,33 @@ pub const TOP: &[Verb] = &[
         inspect::arguments,
         inspect::any
     ),
+    PULL,
+    PUSH,
+    IMPORT,
+    SAVE,
+    LOAD,
+    TAG,
+    HISTORY,
     verb!(
-        "pull",
-        "Download an image from a registry",
-        "[OPTIONS] NAME[:TAG|@DIGEST]",
-        pull::arguments,
-        pull::execute
+        "login",
+        "Authenticate to a registry",
+        "[OPTIONS] [SERVER]",
+        login::login_arguments,
+        login::login
     ),
     verb!(
-        "import",
-        "Import the contents from a tarball to create a filesystem image",
-        "[OPTIONS] FILE|- [REPOSITORY[:TAG]]",
-        images::import_arguments,
-        images::import
+        "logout",
+        "Log out from a registry",
+        "[SERVER]",
+        login::logout_arguments,
+        login::logout
+    ),
+    verb!(
+        "search",
+        "Search Docker Hub for images",
+        "[OPTIONS] TERM",
+        search::arguments,
+        search::execute
     ),
     INFO,
     verb!(
@@ -181,6 +249,20 @@ pub const SHARED: &[Verb] = &[
         start::attach
     ),
     verb!(
+        "commit",
+        "Create a new image from a container's changes",
+        "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
+        archive::commit_arguments,
+        archive::commit
+    ),
+    verb!(
+        "export",
+        "Export a container's filesystem as a tar archive",
+        "[OPTIONS] CONTAINER",
+        archive::export_arguments,
+        archive::export
+    ),
+    verb!(
         "wait",
         "Block until one or more containers stop, then print their exit codes",
         "CONTAINER [CONTAINER...]",
@@ -213,42 +295,109 @@ const IMAGE: &[Verb] = &[
         "ls" | "list",
         "List images",
         "[OPTIONS] [REPOSITORY[:TAG]]",
-        images::list_arguments,
-        images::list
+        list::list_arguments,
+        list::list
     ),
     verb!(
         "rm" | "remove",
         "Remove one or more images",
         "[OPTIONS] IMAGE [IMAGE...]",
-        images::remove_arguments,
-        images::remove
+        remove::arguments,
+        remove::remove
     ),
     verb!(
         "inspect",
         "Display detailed information on one or more images",
         "[OPTIONS] IMAGE [IMAGE...]",
-        inspect::arguments,
+        inspect::image_arguments,
         inspect::images
     ),
+    PULL,
+    PUSH,
+    IMPORT,
+    SAVE,
+    LOAD,
+    TAG,
+    HISTORY,
     verb!(
-        "pull",
-        "Download an image from a registry",
-        "[OPTIONS] NAME[:TAG|@DIGEST]",
-        pull::arguments,
-        pull::execute
+        "prune",
+        "Remove unused images",
+        "[OPTIONS]",
+        remove::prune_arguments,
+        remove::prune
     ),
     verb!(
-        "import",
-        "Import the contents from a tarball to create a filesystem image",
-        "[OPTIONS] FILE|- [REPOSITORY[:TAG]]",
-        images::import_arguments,
-        images::import
+        "verify",
+        "Check that images are on the disk as they came",
+        "[OPTIONS] [IMAGE...]",
+        usage::verify_arguments,
+        usage::verify
+    ),
+    verb!(
+        "cp",
+        "Copy an image between registries, OCI layouts and archives",
+        "[OPTIONS] SOURCE DESTINATION",
+        copy::arguments,
+        copy::execute
+    ),
+    verb!(
+        "drop-blobs",
+        "Free the compressed layers of images that a registry still has",
+        "IMAGE [IMAGE...]",
+        usage::drop_arguments,
+        usage::drop_blobs
+    ),
+];
+
+/// Commands of the group `manifest`.
+const MANIFEST: &[Verb] = &[
+    verb!(
+        "annotate",
+        "Add additional information to a local image manifest",
+        "[OPTIONS] MANIFEST_LIST MANIFEST",
+        manifest::annotate_arguments,
+        manifest::annotate
+    ),
+    verb!(
+        "create",
+        "Create a local manifest list for annotating and pushing to a registry",
+        "MANIFEST_LIST MANIFEST [MANIFEST...]",
+        manifest::create_arguments,
+        manifest::create
+    ),
+    verb!(
+        "inspect",
+        "Display an image manifest, or manifest list",
+        "[OPTIONS] [MANIFEST_LIST] MANIFEST",
+        manifest::inspect_arguments,
+        manifest::inspect
+    ),
+    verb!(
+        "push",
+        "Push a manifest list to a repository",
+        "[OPTIONS] MANIFEST_LIST",
+        manifest::push_arguments,
+        manifest::push
+    ),
+    verb!(
+        "rm",
+        "Delete one or more manifest lists from local storage",
+        "MANIFEST_LIST [MANIFEST_LIST...]",
+        manifest::remove_arguments,
+        manifest::remove
     ),
 ];
 
 /// Commands of the group `system`.
 const SYSTEM: &[Verb] = &[
     INFO,
+    verb!(
+        "df",
+        "Show disk usage",
+        "[OPTIONS]",
+        usage::df_arguments,
+        usage::df
+    ),
     verb!(
         "reset",
         "Remove every container, network and rule of this installation",
@@ -258,10 +407,34 @@ const SYSTEM: &[Verb] = &[
     ),
 ];
 
+/// Commands of the group `registry`.
+const REGISTRY: &[Verb] = &[
+    verb!(
+        "serve",
+        "Serve images to other hosts and programs",
+        "[OPTIONS]",
+        registry::serve_arguments,
+        registry::serve
+    ),
+    verb!(
+        "gc",
+        "Remove what no manifest of the registry refers to",
+        "[OPTIONS]",
+        registry::collect_arguments,
+        registry::collect
+    ),
+];
+
 /// Groups and their commands.
 pub const GROUPS: &[(&str, &str, &[&[Verb]])] = &[
     ("container", "Manage containers", &[SHARED, CONTAINER]),
     ("image", "Manage images", &[IMAGE]),
+    ("registry", "Run a registry", &[REGISTRY]),
+    (
+        "manifest",
+        "Manage image manifests and manifest lists",
+        &[MANIFEST],
+    ),
     ("system", "Manage this installation", &[SYSTEM]),
 ];
 

@@ -6,10 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
+use std::thread::Scope;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::behind::{Behind, SMALL, complete};
 use super::name::{Meaning, clean, depth, meaning, split};
 use super::node::{DEFAULT_ACL, set_attribute, set_metadata, set_node_metadata, timestamps};
 use super::tree::{Tree, is_whiteout, kind as kind_of, lstat, open_directory, set_opaque};
@@ -26,7 +29,9 @@ const TRIES: u32 = 8;
 const MAX_LATER: usize = 64 << 20;
 
 /// A layer being unpacked.
-pub(super) struct Layer<'a> {
+pub(super) struct Layer<'scope, 'env, 'a> {
+    scope: &'scope Scope<'scope, 'env>,
+    behind: Behind<'scope>,
     tree: Tree,
     kind: ApplyKind,
     limits: &'a Limits,
@@ -52,8 +57,12 @@ fn step<T, E: Into<std::io::Error>>(operation: &'static str, result: Result<T, E
     result.map_err(|error| (operation, error.into()))
 }
 
-impl<'a> Layer<'a> {
+impl<'scope, 'env, 'a> Layer<'scope, 'env, 'a> {
+    /// A layer that is unpacked with the help of a thread in `scope`, which ends when `stop` is
+    /// set.
     pub(super) fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        stop: &'scope AtomicBool,
         root: BorrowedFd<'_>,
         kind: ApplyKind,
         limits: &'a Limits,
@@ -64,6 +73,8 @@ impl<'a> Layer<'a> {
             source: error.into(),
         })?;
         Ok(Self {
+            scope,
+            behind: Behind::new(stop),
             tree,
             kind,
             limits,
@@ -76,19 +87,26 @@ impl<'a> Layer<'a> {
 
     pub(super) fn apply<R: Read>(
         &mut self,
-        entry: &Entry,
+        entry: Entry,
         reader: &mut Reader<R>,
     ) -> Result<(), ApplyError> {
         self.entries += 1;
-        let name = || escape_name(&entry.path);
         if entry.path.is_empty() {
             return Err(ApplyError::NoName {
                 number: self.entries,
             });
         }
-        let path = clean(&entry.path).ok_or_else(|| ApplyError::Escapes { entry: name() })?;
-        self.check_limits(entry, &path)?;
+        let path = clean(&entry.path).ok_or_else(|| ApplyError::Escapes {
+            entry: escape_name(&entry.path),
+        })?;
+        self.check_limits(&entry, &path)?;
+        let meaning = meaning(&path, self.kind);
+        if let (Meaning::Plain { parent, name }, EntryKind::File) = (&meaning, entry.kind) {
+            return self.file(entry, parent, name, reader);
+        }
 
+        let entry = &entry;
+        let name = || escape_name(&entry.path);
         let is_directory = entry.kind == EntryKind::Directory;
         let io = |(operation, source)| ApplyError::Io {
             operation,
@@ -99,7 +117,7 @@ impl<'a> Layer<'a> {
         // AUFS made whiteouts as hard links to one file, so that old layers
         // hold some of that type.
         let may_be_whiteout = matches!(entry.kind, EntryKind::File | EntryKind::HardLink);
-        match meaning(&path, self.kind) {
+        match meaning {
             Meaning::Ignored => Ok(()),
             Meaning::BadWhiteout => Err(bad_whiteout()),
             Meaning::Root if !is_directory => Err(ApplyError::ReplacesRoot { entry: name() }),
@@ -109,12 +127,13 @@ impl<'a> Layer<'a> {
             }
             Meaning::Whiteout { parent, name } => self.whiteout(parent, name).map_err(io),
             Meaning::Opaque { directory } => self.opaque(directory).map_err(io),
-            Meaning::Plain { parent, name } => self.plain(entry, &path, parent, name, reader),
+            Meaning::Plain { parent, name } => self.plain(entry, &path, parent, name),
         }
     }
 
     /// Does what had to wait for the last entry.
     pub(super) fn finish(mut self) -> Result<Applied, ApplyError> {
+        self.behind.finish()?;
         self.flush()?;
         Ok(Applied {
             bytes: self.bytes,
@@ -146,13 +165,13 @@ impl<'a> Layer<'a> {
         Ok(())
     }
 
-    fn plain<R: Read>(
+    /// Makes what has no contents.
+    fn plain(
         &mut self,
         entry: &Entry,
         path: &[u8],
         parent: &[u8],
         name: &[u8],
-        reader: &mut Reader<R>,
     ) -> Result<(), ApplyError> {
         let io = |(operation, source)| ApplyError::Io {
             operation,
@@ -161,7 +180,8 @@ impl<'a> Layer<'a> {
         };
         let parent = step("open the directory of", self.tree.parent(parent)).map_err(io)?;
         match entry.kind {
-            EntryKind::File => self.file(entry, &parent, name, reader),
+            // Those went another way.
+            EntryKind::File => Ok(()),
             EntryKind::Directory => self.directory(entry, path, &parent, name).map_err(io),
             EntryKind::Symlink => self.symlink(entry, &parent, name).map_err(io),
             EntryKind::HardLink => self.hard_link(entry, &parent, name),
@@ -185,24 +205,34 @@ impl<'a> Layer<'a> {
 
     fn file<R: Read>(
         &mut self,
-        entry: &Entry,
-        parent: &OwnedFd,
+        entry: Entry,
+        parent: &[u8],
         name: &[u8],
         reader: &mut Reader<R>,
     ) -> Result<(), ApplyError> {
+        let path = &entry.path;
         let io = |(operation, source)| ApplyError::Io {
             operation,
-            entry: escape_name(&entry.path),
+            entry: escape_name(path),
             source,
         };
+        let parent = step("open the directory of", self.tree.parent(parent)).map_err(io)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Special bits follow after the owner: never set-user-ID root for a moment.
         let mode = Mode::from_raw_mode(entry.mode & 0o777);
-        let made = self.make(parent, name, || {
-            rustix::fs::openat(parent, name, flags, mode)
+        let made = self.make(&parent, name, || {
+            rustix::fs::openat(&parent, name, flags, mode)
         });
         let file = File::from(made.map_err(io)?);
+        if entry.size <= SMALL && !entry.sparse {
+            return self.behind.add(self.scope, file, entry, |contents| {
+                while let Some(chunk) = reader.next_chunk()? {
+                    contents.extend_from_slice(chunk.bytes);
+                }
+                Ok(())
+            });
+        }
         // No fallocate(2) first: on ext4 it made a root file system no faster.
         while let Some(chunk) = reader.next_chunk()? {
             step("write", file.write_all_at(chunk.bytes, chunk.offset)).map_err(io)?;
@@ -211,9 +241,7 @@ impl<'a> Layer<'a> {
             // A hole at the end.
             step("write", file.set_len(entry.size)).map_err(io)?;
         }
-        step("set the attributes of", set_metadata(file.as_fd(), entry)).map_err(io)?;
-        let times = timestamps(entry.mtime);
-        step("set the times of", rustix::fs::futimens(&file, &times)).map_err(io)
+        complete(&file, &entry)
     }
 
     fn directory(&mut self, entry: &Entry, path: &[u8], parent: &OwnedFd, name: &[u8]) -> Step<()> {

@@ -8,6 +8,7 @@
 //! A layer that fails leaves its directory half filled; the caller removes it
 //! with [`remove_tree`].
 
+mod behind;
 mod layer;
 mod name;
 mod node;
@@ -17,6 +18,7 @@ mod tests;
 mod tree;
 
 use std::io::{self, Read};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fd::BorrowedFd;
 
@@ -192,14 +194,17 @@ pub fn apply_layer<R: Read>(
     if kind == ApplyKind::Layer {
         reader = reader.without_end_marker();
     }
-    let mut layer = layer::Layer::new(root, kind, limits)?;
-    while let Some(entry) = reader.next_entry()? {
-        layer.apply(&entry, &mut reader)?;
-    }
-    if !reader.drain(limits.max_bytes)? {
-        return Err(ApplyError::TooLarge {
-            limit: limits.max_bytes,
-        });
-    }
-    layer.finish()
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mut layer = layer::Layer::new(scope, &stop, root, kind, limits)?;
+        while let Some(entry) = reader.next_entry()? {
+            layer.apply(entry, &mut reader)?;
+        }
+        if !reader.drain(limits.max_bytes)? {
+            return Err(ApplyError::TooLarge {
+                limit: limits.max_bytes,
+            });
+        }
+        layer.finish()
+    })
 }

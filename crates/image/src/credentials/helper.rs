@@ -33,13 +33,23 @@ pub(super) fn locate(program: &str, search: &[PathBuf]) -> Option<PathBuf> {
 
 /// Asks the helper at `path` for `server`; `None` if it is not done within `patience`.
 pub(super) fn get(path: &Path, server: &str, patience: Duration) -> io::Result<Option<Output>> {
+    run(path, "get", server, patience)
+}
+
+/// Has the helper at `path` do `verb` with `input`; `None` if it is not done within `patience`.
+pub(super) fn run(
+    path: &Path,
+    verb: &str,
+    input: &str,
+    patience: Duration,
+) -> io::Result<Option<Output>> {
     let mut child = Command::new(path)
-        .arg("get")
+        .arg(verb)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let result = converse(&mut child, server, patience);
+    let result = converse(&mut child, input, patience);
     if !matches!(result, Ok(Some(_))) {
         let _ = child.kill();
     }

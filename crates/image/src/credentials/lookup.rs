@@ -73,6 +73,15 @@ pub enum CredentialError {
         #[source]
         source: io::Error,
     },
+    /// The file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The file makes no sense.
     #[error("cannot use {}", path.display())]
     Config {

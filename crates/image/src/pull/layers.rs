@@ -1,34 +1,29 @@
 //! Fetching and unpacking the layers of one image, several at once.
+//!
+//! Who works on a layer holds the lock of its blob's partial file. Another pull that needs the
+//! same layer leaves it for later, commits what it has, and only then waits: nobody waits for
+//! one lock while holding another, so there is no circle of waiters.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
+use super::fetch::Fetch;
 use super::{Pull, PullError, PullEvent};
-use crate::apply::ApplyKind;
-use crate::digest::{Digest, Hasher};
+use crate::apply::{ApplyError, ApplyKind};
+use crate::digest::Digest;
 use crate::model::{Descriptor, LayerKind, Manifest, layer_kind};
-use crate::pipe::{BUFFER, PipeWriter};
-use crate::registry::{BlobReader, RegistryError};
-use crate::store::{BlobWriter, Ingest, LayerRecord, StagedBlob, StagedLayer, Store, StoreError};
+use crate::registry::RegistryError;
+use crate::store::{Ingest, LayerRecord, Partial, StagedBlob, StagedLayer, StoreError};
 use crate::unpack::{Budget, LayerError, Unpack, Unpacked, unpack};
 
-/// Least time between two events about the bytes of one layer.
-const PROGRESS_STEP: Duration = Duration::from_millis(100);
-/// When unpacking fails, up to this many bytes are still read to find out whether the blob itself
-/// is damaged, which is then the better thing to report.
-const WORTH_VERIFYING: u64 = 16 << 20;
-
-impl Pull<'_> {
+impl<'store> Pull<'store> {
     /// Fetches and unpacks the layers that are missing.
     pub(super) fn layers(
         &self,
-        ingest: &Ingest<'_>,
         manifest: &Manifest,
         diff_ids: &[Digest],
-    ) -> Result<Layers, PullError> {
+    ) -> Result<Layers<'store>, PullError> {
         let mut missing = Vec::new();
         let mut seen: BTreeSet<Digest> = BTreeSet::new();
         for (number, (descriptor, diff_id)) in (1..).zip(manifest.layers.iter().zip(diff_ids)) {
@@ -53,20 +48,49 @@ impl Pull<'_> {
                 });
             }
         }
+        let budget = Budget::new(self.options.expansion);
+        let mut any = !missing.is_empty();
+        loop {
+            let ingest = self.store.ingest()?;
+            let (staged, layers, busy) = self.round(&ingest, &missing, &budget)?;
+            let Some(first) = busy.first() else {
+                any |= !staged.is_empty();
+                return Ok(Layers {
+                    ingest,
+                    blobs: staged,
+                    layers,
+                    any,
+                });
+            };
+            // Those who wait for ours get it now.
+            ingest.commit(staged, layers)?;
+            let waited = self.store.partial(&first.descriptor.digest)?;
+            self.store.release_partial(waited)?;
+            missing = busy;
+        }
+    }
+
+    /// Goes once over `jobs`, several at once, and leaves out what somebody else works on.
+    fn round<'jobs>(
+        &self,
+        ingest: &Ingest<'_>,
+        jobs: &[Job<'jobs>],
+        budget: &Budget,
+    ) -> Result<Round<'jobs>, PullError> {
         let shared = Shared {
-            budget: Budget::new(self.options.expansion),
+            budget,
             next: AtomicUsize::new(0),
+            workers: self.options.parallel.max(1).min(jobs.len()),
             stop: AtomicBool::new(false),
-            outcome: Mutex::new(Ok((Vec::new(), Vec::new()))),
+            outcome: Mutex::new(Ok((Vec::new(), Vec::new(), Vec::new()))),
         };
-        let workers = self.options.parallel.max(1).min(missing.len());
         std::thread::scope(|scope| {
             // The last of them works in this thread.
-            for _ in 1..workers {
-                scope.spawn(|| self.work(ingest, &missing, &shared));
+            for _ in 1..shared.workers {
+                scope.spawn(|| self.work(ingest, jobs, &shared));
             }
-            if workers > 0 {
-                self.work(ingest, &missing, &shared);
+            if shared.workers > 0 {
+                self.work(ingest, jobs, &shared);
             }
         });
         shared
@@ -75,7 +99,7 @@ impl Pull<'_> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self, ingest: &Ingest<'_>, jobs: &[Job<'_>], shared: &Shared) {
+    fn work<'jobs>(&self, ingest: &Ingest<'_>, jobs: &[Job<'jobs>], shared: &Shared<'_, 'jobs>) {
         while let Some(job) = jobs.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
             if shared.stop.load(Ordering::Relaxed) {
                 return;
@@ -86,7 +110,9 @@ impl Pull<'_> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             match (result, &mut *outcome) {
-                (Ok((blob, unpacked)), Ok((blobs, layers))) => {
+                (Ok(Outcome::Busy), Ok((_, _, busy))) => busy.push(*job),
+                (Ok(Outcome::Exists), Ok(_)) => {}
+                (Ok(Outcome::Made(blob, unpacked)), Ok((blobs, layers, _))) => {
                     blobs.extend(blob);
                     layers.push((unpacked.layer, unpacked.diff_id, unpacked.record));
                 }
@@ -111,26 +137,85 @@ impl Pull<'_> {
         &self,
         ingest: &Ingest<'_>,
         job: &Job<'_>,
-        shared: &Shared,
-    ) -> Result<(Option<StagedBlob>, Unpacked), LayerError> {
+        shared: &Shared<'_, '_>,
+    ) -> Result<Outcome, LayerError> {
         let descriptor = job.descriptor;
+        let id = descriptor.digest;
         let kind = layer_kind(&descriptor.media_type).ok_or_else(|| LayerError::MediaType {
             media_type: descriptor.media_type.chars().take(160).collect(),
         })?;
+        let Some(partial) = self.store.try_partial(&id)? else {
+            return Ok(Outcome::Busy);
+        };
+        // Whoever had it before may have finished it.
+        if self.store.has_layer(job.diff_id)? {
+            self.store.release_partial(partial)?;
+            (self.progress)(PullEvent::LayerExists { id });
+            return Ok(Outcome::Exists);
+        }
+        loop {
+            let resumed = partial.prefix(descriptor.size)? > 0;
+            match self.attempt(ingest, job, kind, shared, &partial) {
+                Ok((unpacked, true)) => {
+                    let blob = StagedBlob::of_partial(partial, descriptor.size);
+                    return Ok(Outcome::Made(Some(blob), Box::new(unpacked)));
+                }
+                Ok((unpacked, false)) => {
+                    self.store.discard_partial(partial)?;
+                    return Ok(Outcome::Made(None, Box::new(unpacked)));
+                }
+                Err(error) if says_nothing_of_the_bytes(&error) => {
+                    self.store.release_partial(partial)?;
+                    return Err(error);
+                }
+                // What an earlier process left may be at fault, and not the registry.
+                Err(_) if resumed => partial.cut(0)?,
+                Err(error) => {
+                    self.store.discard_partial(partial)?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Unpacks a layer once; whether its blob is new.
+    fn attempt(
+        &self,
+        ingest: &Ingest<'_>,
+        job: &Job<'_>,
+        kind: LayerKind,
+        shared: &Shared<'_, '_>,
+        partial: &Partial,
+    ) -> Result<(Unpacked, bool), LayerError> {
+        let descriptor = job.descriptor;
         let settings = Unpack {
             ingest,
             kind: ApplyKind::Layer,
             limits: &self.options.limits,
-            budget: &shared.budget,
+            budget: shared.budget,
             size: Some(descriptor.size),
             keep: None,
         };
-        let (blob, unpacked) = unpack(settings, |pipe| {
-            let blob = self.fetch(ingest, descriptor, kind, shared, pipe)?;
+        let (is_new, unpacked) = unpack(settings, |pipe| {
+            let fetch = Fetch {
+                pull: self,
+                descriptor,
+                partial,
+                workers: shared.workers,
+                stop: &shared.stop,
+            };
+            let is_new = fetch.run(pipe).map_err(|error| match error {
+                LayerError::Registry(source)
+                    if kind == LayerKind::Nondistributable && source.is_not_found() =>
+                {
+                    LayerError::Nondistributable { source }
+                }
+                error => error,
+            })?;
             (self.progress)(PullEvent::LayerDownloaded {
                 id: descriptor.digest,
             });
-            Ok(blob)
+            Ok(is_new)
         })?;
         if unpacked.diff_id != *job.diff_id {
             return Err(LayerError::DiffId {
@@ -141,194 +226,69 @@ impl Pull<'_> {
         (self.progress)(PullEvent::LayerExtracted {
             id: descriptor.digest,
         });
-        Ok((blob, unpacked))
-    }
-
-    /// Reads a layer's blob into `pipe`, hashing it and, if it is new, writing it down.
-    fn fetch(
-        &self,
-        ingest: &Ingest<'_>,
-        descriptor: &Descriptor,
-        kind: LayerKind,
-        shared: &Shared,
-        mut pipe: PipeWriter,
-    ) -> Result<Option<StagedBlob>, LayerError> {
-        let (mut source, mut sink) = if self.store.has_blob(&descriptor.digest)? {
-            (
-                Source::Store(self.store.open_blob(&descriptor.digest)?),
-                Sink::Check(Hasher::default()),
-            )
-        } else {
-            let repository = self.reference.repository();
-            let opened = self
-                .client
-                .blob(repository, &descriptor.digest, descriptor.size);
-            let opened = opened.map_err(|source| match source {
-                RegistryError::NotFound { .. } if kind == LayerKind::Nondistributable => {
-                    LayerError::Nondistributable {
-                        source: Box::new(source),
-                    }
-                }
-                source => source.into(),
-            });
-            (
-                Source::Registry(Box::new(opened?)),
-                Sink::Write(ingest.blob()?),
-            )
-        };
-        let (id, total) = (descriptor.digest, descriptor.size);
-        let mut reported = Instant::now();
-        let mut pipe_is_open = true;
-        let mut own_buffer: Box<[u8]> = Box::default();
-        loop {
-            let mut buffer = if pipe_is_open {
-                pipe.buffer().unwrap_or_default()
-            } else {
-                Box::default()
-            };
-            if buffer.is_empty() {
-                // Unpacking gave up. A damaged blob explains that better than its consequences.
-                if total.saturating_sub(sink.length()) > WORTH_VERIFYING {
-                    return Err(LayerError::Stopped);
-                }
-                pipe_is_open = false;
-                if own_buffer.is_empty() {
-                    own_buffer = vec![0; BUFFER].into_boxed_slice();
-                }
-                buffer = std::mem::take(&mut own_buffer);
-            }
-            let count = source.fill(self.store, &descriptor.digest, &mut buffer)?;
-            sink.append(&buffer[..count])?;
-            if shared.stop.load(Ordering::Relaxed) {
-                return Err(LayerError::Stopped);
-            }
-            let ended = count < buffer.len();
-            if pipe_is_open {
-                pipe_is_open = pipe.send(buffer, count).is_ok();
-            } else {
-                own_buffer = buffer;
-            }
-            if ended || reported.elapsed() >= PROGRESS_STEP {
-                reported = Instant::now();
-                (self.progress)(PullEvent::LayerProgress {
-                    id,
-                    downloaded: sink.length(),
-                    total,
-                });
-            }
-            if ended {
-                break;
-            }
-        }
-        let staged = sink.finish_verified(&id, total)?;
-        if pipe_is_open {
-            pipe.finish()?
-        } else {
-            return Err(LayerError::Stopped);
-        }
-        Ok(staged)
+        Ok((unpacked, is_new))
     }
 }
 
+/// Whether a failure leaves open if the bytes that have come are the right ones: then they are
+/// kept for the next attempt.
+fn says_nothing_of_the_bytes(error: &LayerError) -> bool {
+    match error {
+        LayerError::Registry(source) => !matches!(
+            **source,
+            RegistryError::BlobSize { .. } | RegistryError::DigestMismatch { .. }
+        ),
+        LayerError::Store(source) => !matches!(
+            source,
+            StoreError::DigestMismatch { .. } | StoreError::SizeMismatch { .. }
+        ),
+        LayerError::Apply(source) => matches!(source, ApplyError::Io { .. }),
+        LayerError::Stopped
+        | LayerError::Thread { .. }
+        | LayerError::Read { .. }
+        | LayerError::Nondistributable { .. } => true,
+        _ => false,
+    }
+}
+
+/// What came of one layer.
+enum Outcome {
+    /// Somebody else works on it.
+    Busy,
+    /// Somebody else has made it.
+    Exists,
+    /// It is unpacked; its blob, if that is new.
+    Made(Option<StagedBlob>, Box<Unpacked>),
+}
+
 /// One layer to fetch.
+#[derive(Clone, Copy)]
 struct Job<'a> {
     number: usize,
     descriptor: &'a Descriptor,
     diff_id: &'a Digest,
 }
 
+/// A layer that waits for its name.
+type Waiting = (StagedLayer, Digest, LayerRecord);
+
+/// What one round brought, and what somebody else works on.
+type Round<'jobs> = (Vec<StagedBlob>, Vec<Waiting>, Vec<Job<'jobs>>);
+
 /// Blobs and layers that wait for their names.
-type Layers = (Vec<StagedBlob>, Vec<(StagedLayer, Digest, LayerRecord)>);
+pub(super) struct Layers<'store> {
+    pub(super) ingest: Ingest<'store>,
+    pub(super) blobs: Vec<StagedBlob>,
+    pub(super) layers: Vec<Waiting>,
+    /// Whether any layer was missing at first.
+    pub(super) any: bool,
+}
 
-/// What the threads of one pull share.
-struct Shared {
-    budget: Budget,
+/// What the threads of one round share.
+struct Shared<'a, 'jobs> {
+    budget: &'a Budget,
     next: AtomicUsize,
+    workers: usize,
     stop: AtomicBool,
-    outcome: Mutex<Result<Layers, PullError>>,
-}
-
-/// Where a layer's blob comes from.
-enum Source<'client> {
-    Registry(Box<BlobReader<'client>>),
-    Store(std::fs::File),
-}
-
-impl Source<'_> {
-    /// Fills `buffer`; less only at the end.
-    fn fill(
-        &mut self,
-        store: &Store,
-        digest: &Digest,
-        buffer: &mut [u8],
-    ) -> Result<usize, LayerError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let count = match self {
-                Self::Registry(reader) => reader.read_some(&mut buffer[filled..])?,
-                Self::Store(file) => {
-                    file.read(&mut buffer[filled..])
-                        .map_err(|source| StoreError::Io {
-                            operation: "read",
-                            path: store.blob_path(digest),
-                            source,
-                        })?
-                }
-            };
-            if count == 0 {
-                break;
-            }
-            filled += count;
-        }
-        Ok(filled)
-    }
-}
-
-/// Where a layer's blob goes: down to the disk, or nowhere if it came from there.
-enum Sink {
-    Write(BlobWriter),
-    Check(Hasher),
-}
-
-impl Sink {
-    fn length(&self) -> u64 {
-        match self {
-            Self::Write(writer) => writer.length(),
-            Self::Check(hasher) => hasher.length(),
-        }
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        match self {
-            Self::Write(writer) => writer.append(bytes)?,
-            Self::Check(hasher) => hasher.update(bytes),
-        }
-        Ok(())
-    }
-
-    fn finish_verified(
-        self,
-        digest: &Digest,
-        expected: u64,
-    ) -> Result<Option<StagedBlob>, StoreError> {
-        let hasher = match self {
-            Self::Write(writer) => return writer.finish_verified(digest, expected).map(Some),
-            Self::Check(hasher) => hasher,
-        };
-        if hasher.length() != expected {
-            return Err(StoreError::SizeMismatch {
-                digest: *digest,
-                expected,
-                actual: hasher.length(),
-            });
-        }
-        let actual = hasher.finish();
-        if actual != *digest {
-            return Err(StoreError::DigestMismatch {
-                expected: *digest,
-                actual,
-            });
-        }
-        Ok(None)
-    }
+    outcome: Mutex<Result<Round<'jobs>, PullError>>,
 }

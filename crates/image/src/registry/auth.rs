@@ -137,16 +137,25 @@ struct TokenResponse {
     expires_in: Option<u64>,
 }
 
+/// What a token was asked for with, so that another like it can be had.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct TokenOrigin {
+    pub(super) realm: String,
+    pub(super) service: Option<String>,
+    pub(super) scopes: Vec<String>,
+}
+
 /// A bearer token and until when it is used.
 #[derive(Clone)]
 pub(super) struct Token {
     value: String,
     expires: Instant,
+    origin: TokenOrigin,
 }
 
 impl Token {
     /// Reads the answer of a token endpoint; `None` if there is no usable token in it.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8], origin: TokenOrigin) -> Option<Self> {
         let response: TokenResponse = serde_json::from_slice(bytes).ok()?;
         let value = response.token.or(response.access_token)?;
         // It becomes a header: a line break in it would begin another one.
@@ -158,7 +167,13 @@ impl Token {
         Some(Self {
             value,
             expires: Instant::now() + Duration::from_secs(seconds - 10),
+            origin,
         })
+    }
+
+    /// What it was asked for with.
+    pub(super) fn origin(&self) -> &TokenOrigin {
+        &self.origin
     }
 
     /// The value of an `Authorization` header, while the token is fresh.
@@ -249,7 +264,9 @@ mod tests {
 
     #[test]
     fn tokens() {
-        let header = |text: &str| Token::parse(text.as_bytes()).and_then(|token| token.header());
+        let header = |text: &str| {
+            Token::parse(text.as_bytes(), TokenOrigin::default()).and_then(|token| token.header())
+        };
         assert_eq!(header(r#"{"token":"abc"}"#).as_deref(), Some("Bearer abc"));
         assert_eq!(
             header(r#"{"access_token":"abc","expires_in":1}"#).as_deref(),

@@ -1,24 +1,30 @@
 //! Reading a blob across broken connections.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use ureq::BodyReader;
 use ureq::http::header;
 
-use super::{Client, RegistryError};
+use super::access::Access;
+use super::host::{Host, Request};
+use super::{Client, Need, RegistryError};
 use crate::digest::Digest;
 
 /// Bytes after which earlier breaks are forgiven.
 const PROGRESS: u64 = 1 << 20;
 
-/// A blob on its way from a registry. Yields exactly as many bytes as its descriptor states, or
-/// an error; whether they are the right ones is for the caller to verify.
+/// A blob, or a part of one, on its way from a registry. Yields exactly as many bytes as were
+/// asked for, or an error; whether they are the right ones is for the caller to verify.
 pub struct BlobReader<'client> {
     client: &'client Client,
+    host: &'client Host,
     repository: String,
     digest: Digest,
     size: u64,
     offset: u64,
+    end: u64,
+    ranges: bool,
     body: Option<BodyReader<'static>>,
     breaks: u32,
     last_break: u64,
@@ -30,54 +36,88 @@ impl<'client> BlobReader<'client> {
         repository: &str,
         digest: &Digest,
         size: u64,
+        range: Range<u64>,
     ) -> Result<Self, RegistryError> {
-        let repository = repository.to_owned();
-        let mut reader = Self {
-            client,
-            repository,
-            digest: *digest,
-            size,
-            offset: 0,
-            body: None,
-            breaks: 0,
-            last_break: 0,
-        };
-        reader.connect()?;
-        Ok(reader)
+        let object = format!("{repository}@{digest}");
+        client.on_hosts(Need::Pull, &object, |host| {
+            let mut reader = Self {
+                client,
+                host,
+                repository: repository.to_owned(),
+                digest: *digest,
+                size,
+                offset: range.start,
+                end: range.end.min(size),
+                ranges: false,
+                body: None,
+                breaks: 0,
+                last_break: range.start,
+            };
+            reader.connect()?;
+            Ok(reader)
+        })
+    }
+
+    /// Whether the server sends parts of the blob. It is known only if one was asked for.
+    pub(crate) fn has_ranges(&self) -> bool {
+        self.ranges
+    }
+
+    /// Reads on to the end of the blob, of which the server sends all in any case.
+    pub(crate) fn widen(&mut self) {
+        if !self.ranges {
+            self.end = self.size;
+        }
     }
 
     /// Asks for everything from `offset` on.
     fn connect(&mut self) -> Result<(), RegistryError> {
-        let path = format!("/v2/{}/blobs/{}", self.repository, self.digest);
+        let path = self
+            .host
+            .api(&format!("{}/blobs/{}", self.repository, self.digest));
         let object = format!("{}@{}", self.repository, self.digest);
-        let range = format!("bytes={}-", self.offset);
-        let headers = [(header::RANGE.as_str(), range.as_str())];
-        let headers = if self.offset > 0 { &headers[..] } else { &[] };
-        let answer = self.client.get(&self.repository, &path, headers, &object)?;
-        let status = answer.response.status().as_u16();
-        let text = |name| answer.response.headers().get(name)?.to_str().ok();
-        let announced: Option<u64> =
-            text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        let starts_at = match status {
-            206 => text(header::CONTENT_RANGE).and_then(range_start),
-            _ => Some(0),
+        let access = Access::pull(&self.repository);
+        let mut request = Request::get(&path, &access, &object);
+        let is_part = self.offset > 0 || self.end < self.size;
+        if is_part && self.offset < self.end {
+            let range = if self.end < self.size {
+                format!("bytes={}-{}", self.offset, self.end - 1)
+            } else {
+                format!("bytes={}-", self.offset)
+            };
+            request.headers.push((header::RANGE.as_str(), range));
+        }
+        let answer = self.host.send(&mut request)?;
+        let announced: Option<u64> = answer
+            .text(header::CONTENT_LENGTH.as_str())
+            .and_then(|length| length.parse().ok());
+        let sent = match answer.status() {
+            206 => answer
+                .text(header::CONTENT_RANGE.as_str())
+                .and_then(|value| content_range(&value)),
+            _ => Some((0, self.size)),
         };
         let range_ignored = || RegistryError::RangeIgnored {
-            registry: self.client.name.clone(),
+            registry: self.host.name().to_owned(),
             digest: self.digest,
             offset: self.offset,
         };
+        let (start, end) = sent.ok_or_else(range_ignored)?;
+        self.ranges = answer.status() == 206;
         // A server without ranges sends everything again.
-        let skip = match starts_at {
-            Some(start) if start == self.offset => 0,
-            Some(0) => self.offset,
+        let skip = match start {
+            start if start == self.offset => 0,
+            0 => self.offset,
             _ => return Err(range_ignored()),
         };
-        let expected = self.size - self.offset + skip;
+        // Less than was asked for is allowed; the rest is asked for when this ends.
+        if end > self.size {
+            return Err(self.wrong_size(end));
+        }
         if let Some(announced) = announced
-            && announced != expected
+            && announced != end - start
         {
-            return Err(self.wrong_size(self.size - expected.min(self.size) + announced));
+            return Err(self.wrong_size(self.size - (end - start) + announced));
         }
         let mut body = answer.response.into_body().into_reader();
         let skipped = io::copy(&mut (&mut body).take(skip), &mut io::sink());
@@ -89,25 +129,29 @@ impl<'client> BlobReader<'client> {
     }
 
     fn wrong_size(&self, actual: u64) -> RegistryError {
-        let (registry, digest) = (self.client.name.clone(), self.digest);
         RegistryError::BlobSize {
-            registry,
-            digest,
+            registry: self.host.name().to_owned(),
+            digest: self.digest,
             expected: self.size,
             actual,
         }
     }
 
-    /// Reads some bytes; zero at the end of the blob.
+    /// Reads some bytes; zero at the end of the blob or of the part.
     pub fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
         loop {
-            let left = self.size - self.offset;
+            let left = self.end - self.offset;
             let Some(body) = &mut self.body else {
                 // After the end, or after an error that was reported.
                 return Ok(0);
             };
             if left == 0 {
-                let more = body.read(&mut [0; 1]).unwrap_or(0);
+                // A whole blob that goes on is not the one that was described.
+                let more = if self.end == self.size {
+                    body.read(&mut [0; 1]).unwrap_or(0)
+                } else {
+                    0
+                };
                 self.body = None;
                 return if more == 0 {
                     Ok(0)
@@ -129,22 +173,53 @@ impl<'client> BlobReader<'client> {
                 Err(error) => Some(error),
             };
             self.body = None;
-            if self.offset - self.last_break >= PROGRESS {
-                self.breaks = 0;
+            self.go_on(source)?;
+        }
+    }
+
+    /// After a break: the same host some times, then the next ones.
+    fn go_on(&mut self, source: Option<io::Error>) -> Result<(), RegistryError> {
+        if self.offset - self.last_break >= PROGRESS {
+            self.breaks = 0;
+        }
+        self.last_break = self.offset;
+        let policy = self.host.options.retry;
+        let failure = if self.breaks < policy.retries {
+            if self.breaks > 0 {
+                policy.pause(self.breaks - 1, std::time::Duration::ZERO);
             }
-            self.last_break = self.offset;
-            if self.breaks == self.client.options.retry.retries {
-                return Err(RegistryError::BlobBrokeOff {
-                    registry: self.client.name.clone(),
-                    digest: self.digest,
-                    received: self.offset,
-                    expected: self.size,
-                    source,
-                });
-            }
-            std::thread::sleep(self.client.options.retry.delay * self.breaks);
             self.breaks += 1;
-            self.connect()?;
+            match self.connect() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            }
+        } else {
+            RegistryError::BlobBrokeOff {
+                registry: self.host.name().to_owned(),
+                digest: self.digest,
+                received: self.offset,
+                expected: self.size,
+                source,
+            }
+        };
+        let mut rest = self
+            .client
+            .hosts
+            .iter()
+            .skip_while(|host| !std::ptr::eq(*host, self.host))
+            .skip(1)
+            .filter(|host| host.can(Need::Pull) && !host.is_down());
+        let mut failure = failure;
+        loop {
+            let Some(next) = rest.next() else {
+                return Err(failure);
+            };
+            self.host = next;
+            self.breaks = 0;
+            match self.connect() {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = error,
+            }
         }
     }
 }
@@ -155,13 +230,16 @@ impl Read for BlobReader<'_> {
     }
 }
 
-/// The first byte that `bytes FIRST-LAST/LENGTH` covers (RFC 9110, section 14.4).
-fn range_start(value: &str) -> Option<u64> {
+/// The first byte that `bytes FIRST-LAST/LENGTH` covers, and the one after the last (RFC 9110,
+/// section 14.4).
+fn content_range(value: &str) -> Option<(u64, u64)> {
     let (unit, range) = value.trim().split_once(' ')?;
     if !unit.eq_ignore_ascii_case("bytes") {
         return None;
     }
-    range.split_once('-')?.0.trim().parse().ok()
+    let (first, last) = range.split_once('/')?.0.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first <= last).then_some((first, last.checked_add(1)?))
 }
 
 #[cfg(test)]
@@ -169,16 +247,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn range_starts() {
+    fn content_ranges() {
         for (value, expected) in [
-            ("bytes 5-9/10", Some(5)),
-            ("Bytes 0-0/*", Some(0)),
+            ("bytes 5-9/10", Some((5, 10))),
+            ("Bytes 0-0/*", Some((0, 1))),
             ("bytes */10", None),
+            ("bytes 9-5/10", None),
+            ("bytes 5-9", None),
             ("items 5-9/10", None),
             ("bytes -5-9/10", None),
+            ("bytes 0-18446744073709551615/*", None),
             ("", None),
         ] {
-            assert_eq!(range_start(value), expected, "{value}");
+            assert_eq!(content_range(value), expected, "{value}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -11,6 +12,7 @@ use super::origin::Origin;
 use super::transport::Unreachable;
 use crate::credentials::CredentialError;
 use crate::digest::Digest;
+use crate::hosts::HostsError;
 
 /// Why a registry did not give what was asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,94 @@ pub enum RegistryError {
     Certificates {
         /// The file.
         path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What says which hosts stand for the registry cannot be used.
+    #[error("cannot tell the hosts of {registry}")]
+    Hosts {
+        /// The registry.
+        registry: String,
+        /// Why.
+        #[source]
+        source: Box<HostsError>,
+    },
+    /// None of the registry's hosts may be asked for it.
+    #[error("no host of {registry} is configured for {object}")]
+    NoHost {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        object: String,
+    },
+    /// Every host of the registry failed.
+    #[error("no host of {registry} has {object}: {}", listed(failures))]
+    AllHosts {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        object: String,
+        /// What each of them said, in the order in which they were asked.
+        failures: Vec<HostFailure>,
+    },
+    /// The registry wants to be left alone for longer than is worth waiting for.
+    #[error(
+        "{registry} answered {status} to the request for {object} and wants to be asked again in {seconds} s{}",
+        shown(message)
+    )]
+    RateLimited {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        object: String,
+        /// HTTP status.
+        status: u16,
+        /// How long it wants to be left alone, in seconds.
+        seconds: u64,
+        /// What the registry says about it.
+        message: Option<String>,
+    },
+    /// An upload has another offset than what was sent explains.
+    #[error("the upload of blob {digest} to {registry} is at byte {actual} instead of {expected}")]
+    UploadOffset {
+        /// The registry.
+        registry: String,
+        /// The blob.
+        digest: Digest,
+        /// Bytes sent.
+        expected: u64,
+        /// Bytes that the registry has.
+        actual: u64,
+    },
+    /// An answer lacks what the protocol asks for.
+    #[error("{registry} answered the request for {object} without a usable {header} header")]
+    Header {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        object: String,
+        /// The header.
+        header: &'static str,
+    },
+    /// A document of the API is not what the specification says.
+    #[error("{registry} sent {object} in a form that cannot be read")]
+    Document {
+        /// The registry.
+        registry: String,
+        /// What was asked for.
+        object: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// What is being sent cannot be read here.
+    #[error("cannot read {object} to send it to {registry}")]
+    Source {
+        /// The registry.
+        registry: String,
+        /// What is being sent.
+        object: String,
         /// Why.
         #[source]
         source: io::Error,
@@ -106,6 +196,8 @@ pub enum RegistryError {
         status: u16,
         /// What the registry says about it.
         message: Option<String>,
+        /// How long it asks to be left alone.
+        wait: Duration,
     },
     /// A document is larger than any honest one.
     #[error("{object} from {registry} is larger than {limit} bytes")]
@@ -212,6 +304,39 @@ pub enum RegistryError {
     },
 }
 
+/// What one host of a registry said.
+#[derive(Debug)]
+pub struct HostFailure {
+    /// The host.
+    pub host: String,
+    /// Why it failed.
+    pub error: Box<RegistryError>,
+}
+
+impl HostFailure {
+    pub(super) fn new(host: String, error: RegistryError) -> Self {
+        let error = Box::new(error);
+        Self { host, error }
+    }
+}
+
+/// The failures in one line, each with its causes: there is no single source to show below it.
+fn listed(failures: &[HostFailure]) -> String {
+    let mut text = String::new();
+    for failure in failures {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(&failure.error.to_string());
+        let mut source = std::error::Error::source(&*failure.error);
+        while let Some(error) = source {
+            text.push_str(&format!(": {error}"));
+            source = error.source();
+        }
+    }
+    text
+}
+
 fn shown(message: &Option<String>) -> String {
     message
         .as_ref()
@@ -244,6 +369,33 @@ impl RegistryError {
                 source: Box::new(error),
             },
         }
+    }
+
+    /// How long to wait at least before the same is tried again.
+    pub(super) fn wait(&self) -> Duration {
+        match self {
+            Self::Status { wait, .. } => *wait,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether the registry itself says that it does not have it.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::NotFound { .. } => true,
+            Self::AllHosts { failures, .. } => failures
+                .last()
+                .is_some_and(|failure| failure.error.is_not_found()),
+            _ => false,
+        }
+    }
+
+    /// Whether the host could not be reached, and will not be for anything else either.
+    pub(super) fn is_of_host(&self) -> bool {
+        matches!(
+            self,
+            Self::Resolve { .. } | Self::Transport { .. } | Self::Certificates { .. }
+        )
     }
 
     /// Whether the same request may succeed a moment later.

@@ -1,39 +1,59 @@
 //! Getting in: what the client does about a 401.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ureq::http::Response;
 use ureq::http::header::{self, HeaderMap};
 
-use super::auth::{self, Challenge, Credentials, Token};
+use super::access::Access;
+use super::auth::{self, Challenge, Credentials, Token, TokenOrigin};
 use super::error::{self, RegistryError};
+use super::host::Host;
 use super::origin::{self, Reach, Url};
-use super::{Client, SMALL_BODY, is_temporary, lock, read_capped, retry_after};
+use super::{LoginFailure, SMALL_BODY, lock, read_capped, retry};
 use crate::credentials::{CredentialError, Login};
 
-impl Client {
-    pub(super) fn authorization(&self, repository: &str) -> Option<String> {
-        if let Some(header) = lock(&self.tokens).get(repository).and_then(Token::header) {
-            return Some(header);
+impl Host {
+    /// The value of an `Authorization` header, if the host has asked for one before. A token that
+    /// has run out is fetched again, since a long upload cannot be repeated after a 401.
+    pub(super) fn authorization(
+        &self,
+        access: &Access,
+        object: &str,
+    ) -> Result<Option<String>, RegistryError> {
+        let expired = match lock(&self.tokens).get(access) {
+            Some(token) => match token.header() {
+                Some(header) => return Ok(Some(header)),
+                None => Some(token.origin().clone()),
+            },
+            None => None,
+        };
+        if let Some(origin) = expired {
+            let token = self.fetch_token(origin, object)?;
+            let header = token.header();
+            lock(&self.tokens).insert(access.clone(), token);
+            return Ok(header);
         }
-        self.wants_basic.get()?;
-        let login = self.login.get()?.as_ref().ok()?;
-        login.credentials.as_ref().map(Credentials::basic)
+        let login = match (self.wants_basic.get(), self.login.get()) {
+            (Some(()), Some(Ok(login))) => login,
+            _ => return Ok(None),
+        };
+        Ok(login.credentials.as_ref().map(Credentials::basic))
     }
 
     /// Looks the credentials up, once and only for this registry's name, whatever it answers.
-    fn login(&self) -> &Result<Login, Arc<CredentialError>> {
+    fn login(&self) -> &Result<Login, LoginFailure> {
         self.login
             .get_or_init(|| self.options.credentials.find(&self.name).map_err(Arc::new))
     }
 
     /// Why stored credentials were not used although the registry asked, if it went on without.
-    pub(crate) fn unused_credentials(&self) -> Option<&CredentialError> {
+    pub(super) fn unused_credentials(&self) -> Option<&CredentialError> {
         self.login.get()?.as_ref().err().map(Arc::as_ref)
     }
 
-    fn without_credentials(&self, object: &str, source: &Arc<CredentialError>) -> RegistryError {
+    fn without_credentials(&self, object: &str, source: &LoginFailure) -> RegistryError {
         RegistryError::Credentials {
             registry: self.name.clone(),
             object: object.to_owned(),
@@ -49,17 +69,19 @@ impl Client {
         message: Option<String>,
         status: u16,
         authorized: bool,
+        access: &Access,
     ) -> RegistryError {
+        let verb = if access.writes() { "write" } else { "read" };
         let hint = match self.login.get() {
             Some(Err(source)) => return self.without_credentials(&object, source),
             Some(Ok(login)) if login.credentials.is_none() => {
                 format!("it does not exist, or {}", login.missing(&self.name))
             }
             Some(Ok(login)) if authorized && status == 401 => {
-                format!("{}, or the user may not read it", login.wrong())
+                format!("{}, or the user may not {verb} it", login.wrong())
             }
             Some(Ok(_)) if authorized => {
-                "the user may not read it, or it does not exist".to_owned()
+                format!("the user may not {verb} it, or it does not exist")
             }
             // It has not asked for credentials.
             _ => "it does not exist, or a login is needed".to_owned(),
@@ -75,7 +97,7 @@ impl Client {
     /// Does what a 401 asks for, so that the request can be repeated.
     pub(super) fn meet_challenge(
         &self,
-        repository: &str,
+        access: &Access,
         headers: &HeaderMap,
         object: &str,
     ) -> Result<(), RegistryError> {
@@ -115,30 +137,23 @@ impl Client {
                 service,
                 scope,
             }) => {
-                let scope = scope.unwrap_or_else(|| {
-                    if repository.is_empty() {
-                        String::new()
-                    } else {
-                        format!("repository:{repository}:pull")
-                    }
-                });
-                let token = self.fetch_token(&realm, service.as_deref(), &scope, object)?;
-                lock(&self.tokens).insert(repository.to_owned(), token);
+                let origin = TokenOrigin {
+                    realm,
+                    service,
+                    scopes: access.with_challenge(scope.as_deref()),
+                };
+                let token = self.fetch_token(origin, object)?;
+                lock(&self.tokens).insert(access.clone(), token);
                 Ok(())
             }
         }
     }
 
-    fn fetch_token(
-        &self,
-        realm: &str,
-        service: Option<&str>,
-        scope: &str,
-        object: &str,
-    ) -> Result<Token, RegistryError> {
+    fn fetch_token(&self, origin: TokenOrigin, object: &str) -> Result<Token, RegistryError> {
         let registry = self.origin()?;
-        let shown = || realm.chars().take(160).collect::<String>();
-        let realm = Url::parse(realm).ok_or_else(|| RegistryError::RealmRefused {
+        let asked = &origin;
+        let shown = || asked.realm.chars().take(160).collect::<String>();
+        let realm = Url::parse(&asked.realm).ok_or_else(|| RegistryError::RealmRefused {
             registry: self.name.clone(),
             realm: shown(),
             reason: "it is not an http or https URL",
@@ -156,25 +171,30 @@ impl Client {
         };
         origin::check_realm(registry, &self.name, &realm, reach, credentials.is_some())?;
         let mut parameters = Vec::new();
-        if let Some(service) = service {
+        if let Some(service) = &asked.service {
             parameters.push(format!("service={}", auth::encode_query(service)));
-        }
-        if !scope.is_empty() {
-            parameters.push(format!("scope={}", auth::encode_query(scope)));
         }
         let least = origin::least_reach_of_realm(reach);
         let mut retries = 0;
         loop {
-            let result = self.ask_for_token(&realm, parameters.clone(), credentials, least);
+            let result = self.ask_for_token(
+                &realm,
+                parameters.clone(),
+                &asked.scopes,
+                credentials,
+                least,
+            );
             let wait = match &result {
-                Ok(response) if is_temporary(response.status().as_u16()) => {
-                    retry_after(response.headers())
+                Ok(response) if retry::is_temporary(response.status().as_u16()) => {
+                    let asked = retry::asked_wait(response.headers(), SystemTime::now());
+                    Some(asked.unwrap_or_default())
                 }
                 Err(error) if error.is_temporary() => Some(Duration::ZERO),
                 _ => None,
             };
             if let Some(wait) = wait
                 && retries < self.options.retry.retries
+                && wait <= self.options.retry.longest
             {
                 self.options.retry.pause(retries, wait);
                 retries += 1;
@@ -190,7 +210,7 @@ impl Client {
                 })?
                 .unwrap_or_default();
             return match status {
-                200 => Token::parse(&body).ok_or_else(|| RegistryError::TokenMalformed {
+                200 => Token::parse(&body, origin).ok_or_else(|| RegistryError::TokenMalformed {
                     registry: self.name.clone(),
                     realm: realm.origin.to_string(),
                 }),
@@ -200,6 +220,7 @@ impl Client {
                     object: "token".to_owned(),
                     status,
                     message: error::message_of(&body),
+                    wait: Duration::ZERO,
                 }),
             };
         }
@@ -225,6 +246,7 @@ impl Client {
         &self,
         realm: &Url,
         mut parameters: Vec<String>,
+        scopes: &[String],
         credentials: Option<&Credentials>,
         least: Reach,
     ) -> Result<Response<ureq::Body>, RegistryError> {
@@ -234,6 +256,9 @@ impl Client {
                 identity_token: Some(refresh),
                 ..
             }) => {
+                if !scopes.is_empty() {
+                    parameters.push(format!("scope={}", auth::encode_query(&scopes.join(" "))));
+                }
                 parameters.push("grant_type=refresh_token&client_id=gantry".to_owned());
                 parameters.push(format!("refresh_token={}", auth::encode_query(refresh)));
                 agent
@@ -242,6 +267,9 @@ impl Client {
                     .send(parameters.join("&"))
             }
             _ => {
+                for scope in scopes {
+                    parameters.push(format!("scope={}", auth::encode_query(scope)));
+                }
                 if let Some(credentials) = credentials {
                     parameters.push(format!(
                         "account={}",

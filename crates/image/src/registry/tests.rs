@@ -1,9 +1,16 @@
 use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::origin::{Origin, Reach};
+use super::transport::{Target, Trust};
 use super::*;
 use crate::testing::{Reply, Request, Server, TestDirectory};
 
+mod hosts;
+mod lists;
 mod stored;
 
 const MANIFEST: &str = r#"{"schemaVersion":2}"#;
@@ -13,6 +20,7 @@ fn options() -> ClientOptions {
         retry: RetryPolicy {
             retries: 2,
             delay: Duration::from_millis(5),
+            ..RetryPolicy::default()
         },
         certificate_directories: Vec::new(),
         ..ClientOptions::default()
@@ -486,6 +494,8 @@ fn names_are_judged_by_their_addresses() {
     let trust = Trust {
         certificate_directories: Vec::new(),
         resolver,
+        proxies: Proxies::none(),
+        ca: Vec::new(),
         system: Arc::default(),
     };
     for (host, least, refused) in [
@@ -505,7 +515,7 @@ fn names_are_judged_by_their_addresses() {
             least,
             insecure: true,
         };
-        let result = transport::agent(&target, &trust, "test")
+        let result = transport::agent(&target, &trust, &[], "test")
             .unwrap()
             .get(origin.url("/").to_string())
             .call();
@@ -636,5 +646,8 @@ fn names_of_registries() {
         );
     }
     let hub = Client::new("docker.io", &options()).unwrap();
-    assert_eq!(hub.origin().unwrap().authority(), "registry-1.docker.io");
+    assert_eq!(
+        hub.hosts[0].origin().unwrap().authority(),
+        "registry-1.docker.io"
+    );
 }

@@ -1,13 +1,13 @@
 //! Connections: which certificates are trusted for a host, and which addresses it may have.
 
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::Uri;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Proxy};
@@ -15,6 +15,8 @@ use ureq::{Agent, Proxy};
 use super::RegistryError;
 use super::dns::{self, ResolverFiles};
 use super::origin::{Origin, Reach, reach};
+use super::proxy::Proxies;
+use crate::hosts::{self, ClientCertificate};
 
 /// Where distributions keep the bundle of trusted certificates.
 const BUNDLES: [&str; 6] = [
@@ -58,14 +60,20 @@ pub(super) fn system_certificates() -> Result<Option<Vec<Certificate<'static>>>,
     Ok(None)
 }
 
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?
+        .take(BUNDLE_LIMIT)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, RegistryError> {
     let failed = |source| RegistryError::Certificates {
         path: path.to_owned(),
         source,
     };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, BUNDLE_LIMIT), &mut bytes).map_err(failed)?;
+    let bytes = read(path).map_err(failed)?;
     // One malformed entry of a bundle does not take the others with it.
     let found: Vec<_> = ureq::tls::parse_pem(&bytes)
         .filter_map(|item| match item {
@@ -80,33 +88,33 @@ fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, RegistryE
     Ok(found)
 }
 
-/// The certificates in `DIRECTORY/HOST[:PORT]/*.crt`, the layout of Docker's certs.d.
-fn host_certificates(
-    directories: &[PathBuf],
-    origin: &Origin,
-) -> Result<Vec<Certificate<'static>>, RegistryError> {
-    let mut found = Vec::new();
+/// The names of an origin's directory of certificates, the layout of Docker's certs.d.
+fn directory_names(origin: &Origin) -> Vec<String> {
     let with_port = format!("{}:{}", origin.host, origin.port);
-    for directory in directories {
-        for name in [origin.authority(), with_port.clone()] {
-            let directory = directory.join(&name);
-            let Ok(entries) = std::fs::read_dir(&directory) else {
-                continue;
-            };
-            let mut paths: Vec<_> = entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .collect();
-            paths.retain(|path| path.extension().is_some_and(|extension| extension == "crt"));
-            paths.sort();
-            for path in paths {
-                found.extend(read_certificates(&path)?);
-            }
-            if origin.authority() == with_port {
-                break;
-            }
-        }
+    let mut names = vec![origin.authority()];
+    if names[0] != with_port {
+        names.push(with_port);
     }
-    Ok(found)
+    names
+}
+
+/// A client's certificate and key for TLS.
+fn client_certificate(files: &ClientCertificate) -> Result<ClientCert, RegistryError> {
+    let chain = read_certificates(&files.certificate)?;
+    let failed = |source| RegistryError::Certificates {
+        path: files.key.clone(),
+        source,
+    };
+    let key = ureq::tls::parse_pem(&read(&files.key).map_err(failed)?)
+        .find_map(|item| match item {
+            Ok(PemItem::PrivateKey(key)) => Some(key),
+            _ => None,
+        })
+        .ok_or_else(|| {
+            let text = "there is no private key in it";
+            failed(io::Error::new(io::ErrorKind::InvalidData, text))
+        })?;
+    Ok(ClientCert::new_with_certs(&chain, key))
 }
 
 /// What agents need to know beyond their target.
@@ -114,12 +122,16 @@ fn host_certificates(
 pub(super) struct Trust {
     pub(super) certificate_directories: Vec<PathBuf>,
     pub(super) resolver: ResolverFiles,
+    pub(super) proxies: Proxies,
+    /// Trusted for everything that the host refers to: its token endpoint often has a certificate
+    /// of the same authority.
+    pub(super) ca: Vec<PathBuf>,
     /// Read at most once per client, since a bundle has some 140 certificates.
     pub(super) system: Arc<std::sync::OnceLock<Option<Vec<Certificate<'static>>>>>,
 }
 
 impl Trust {
-    fn root_certificates(&self, origin: &Origin) -> Result<RootCerts, RegistryError> {
+    fn root_certificates(&self, trusted: &[PathBuf]) -> Result<RootCerts, RegistryError> {
         let system = match self.system.get() {
             Some(system) => system,
             None => {
@@ -127,7 +139,10 @@ impl Trust {
                 self.system.get_or_init(|| read)
             }
         };
-        let own = host_certificates(&self.certificate_directories, origin)?;
+        let mut own = Vec::new();
+        for path in trusted.iter().chain(&self.ca) {
+            own.extend(read_certificates(path)?);
+        }
         Ok(match system {
             None if own.is_empty() => RootCerts::WebPki,
             system => system.iter().flatten().cloned().chain(own).into(),
@@ -140,19 +155,28 @@ impl Trust {
 pub(super) fn agent(
     target: &Target,
     trust: &Trust,
+    client: &[ClientCertificate],
     user_agent: &str,
 ) -> Result<Agent, RegistryError> {
     let mut tls = TlsConfig::builder();
-    if target.insecure {
-        tls = tls.disable_verification(true);
-    } else if target.origin.secure {
-        tls = tls.root_certs(trust.root_certificates(&target.origin)?);
+    if target.origin.secure {
+        let names = directory_names(&target.origin);
+        let (trusted, own) = hosts::certificate_files(&trust.certificate_directories, &names);
+        tls = if target.insecure {
+            tls.disable_verification(true)
+        } else {
+            tls.root_certs(trust.root_certificates(&trusted)?)
+        };
+        if let Some(files) = client.first().or(own.first()) {
+            tls = tls.client_cert(Some(client_certificate(files)?));
+        }
     }
-    let proxy = if target.origin.is_loopback() {
-        None
-    } else {
-        Proxy::try_from_env()
-    };
+    let proxy = trust
+        .proxies
+        .of(&target.origin)
+        .map(Proxy::new)
+        .transpose()
+        .map_err(|error| RegistryError::transport(&target.origin, error))?;
     let config = Agent::config_builder()
         .tls_config(tls.build())
         .proxy(proxy)

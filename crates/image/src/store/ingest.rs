@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFla
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::partial::{self, PARTIAL_AGE, Partial};
 use super::{LAYOUT, Store, StoreError, error_at, open_directory, record_name};
 use crate::apply::remove_tree;
 use crate::digest::{Digest, Hasher};
@@ -55,13 +56,37 @@ pub struct Ingest<'store> {
 /// A blob that is whole and has no name yet.
 #[derive(Debug)]
 pub struct StagedBlob {
-    name: String,
-    file: File,
+    place: StagedPlace,
     digest: Digest,
     size: u64,
 }
 
+/// Where a blob without a name is.
+#[derive(Debug)]
+enum StagedPlace {
+    /// In the operation's directory.
+    Ingest { name: String, file: File },
+    /// Among the blobs that are fetched; locked until it has its name.
+    Partial(Partial),
+}
+
 impl StagedBlob {
+    /// A partial blob of which all `size` bytes have come and were found to have its digest.
+    pub(crate) fn of_partial(partial: Partial, size: u64) -> Self {
+        Self {
+            digest: partial.digest(),
+            place: StagedPlace::Partial(partial),
+            size,
+        }
+    }
+
+    fn file(&self) -> &File {
+        match &self.place {
+            StagedPlace::Ingest { file, .. } => file,
+            StagedPlace::Partial(partial) => &partial.file,
+        }
+    }
+
     /// Digest of what was written.
     pub fn digest(&self) -> Digest {
         self.digest
@@ -70,6 +95,27 @@ impl StagedBlob {
     /// Bytes written.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Reads what was written from its beginning, whoever else reads it.
+    pub(crate) fn reader(&self) -> io::Result<impl io::Read + Send + use<>> {
+        use std::os::unix::fs::FileExt;
+        let file = self.file().try_clone()?;
+        let mut at = 0;
+        Ok(ReadAt(move |buffer: &mut [u8]| {
+            let count = file.read_at(buffer, at)?;
+            at += count as u64;
+            Ok(count)
+        }))
+    }
+}
+
+/// A reader made of a function.
+struct ReadAt<F>(F);
+
+impl<F: FnMut(&mut [u8]) -> io::Result<usize>> io::Read for ReadAt<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (self.0)(buffer)
     }
 }
 
@@ -101,8 +147,10 @@ impl BlobWriter {
     pub fn finish(self) -> StagedBlob {
         let size = self.hasher.length();
         StagedBlob {
-            name: self.name,
-            file: self.file,
+            place: StagedPlace::Ingest {
+                name: self.name,
+                file: self.file,
+            },
             digest: self.hasher.finish(),
             size,
         }
@@ -194,8 +242,10 @@ impl Store {
         }
     }
 
-    /// Removes what processes that no longer exist left under `ingest`; returns how many
-    /// operations that were. Goes on after an error and reports the first.
+    /// Removes what processes that no longer exist left under `ingest`, and partial blobs of which
+    /// nothing has come for [`PARTIAL_AGE`]; returns how many operations and blobs that were.
+    /// Younger ones stay: the next pull continues them. Goes on after an error and reports the
+    /// first.
     pub fn sweep(&self) -> Result<usize, StoreError> {
         let path = self.ingest_path();
         let failed = |operation, errno: Errno| error_at(operation, &path)(errno.into());
@@ -230,7 +280,11 @@ impl Store {
             }
             drop(locked);
         }
-        first_error.map_or(Ok(removed), |error| Err(error_at("clean", &path)(error)))
+        if let Some(error) = first_error {
+            return Err(error_at("clean", &path)(error));
+        }
+        self.sweep_uploads()?;
+        Ok(removed + self.remove_partials(PARTIAL_AGE)?)
     }
 }
 
@@ -304,24 +358,39 @@ impl Ingest<'_> {
         }
         if layers.is_empty() && blobs.len() <= FSYNC_AT_MOST {
             for blob in &blobs {
-                blob.file
+                blob.file()
                     .sync_data()
-                    .map_err(|source| error_at("sync", &self.path().join(&blob.name))(source))?;
+                    .map_err(|source| error_at("sync a blob in", &self.path())(source))?;
             }
         } else {
             rustix::fs::syncfs(&self.directory)
                 .map_err(|errno| self.error("sync the file system of", "", errno))?;
         }
         for blob in &blobs {
-            self.publish(&blob.name, self.store.blobs.as_fd(), &blob.digest.hex())?;
+            let (directory, name) = match &blob.place {
+                StagedPlace::Ingest { name, .. } => (self.directory.as_fd(), name.clone()),
+                StagedPlace::Partial(partial) => (
+                    self.store.partial.as_fd(),
+                    partial::name_of(&partial.digest()),
+                ),
+            };
+            let published = self.publish(
+                directory,
+                &name,
+                self.store.blobs.as_fd(),
+                &blob.digest.hex(),
+            )?;
+            if !published && matches!(blob.place, StagedPlace::Partial(_)) {
+                // Somebody else was faster, and no sweep of ours goes there.
+                let _ = rustix::fs::unlinkat(directory, &name, AtFlags::empty());
+            }
         }
         for ((layer, diff_id, _), record) in layers.iter().zip(&records) {
-            self.publish(
-                &record.name,
-                self.store.layers.as_fd(),
-                &record_name(diff_id),
-            )?;
-            self.publish(&layer.name, self.store.layers.as_fd(), &diff_id.hex())?;
+            let layers = self.store.layers.as_fd();
+            if let StagedPlace::Ingest { name, .. } = &record.place {
+                self.publish(self.directory.as_fd(), name, layers, &record_name(diff_id))?;
+            }
+            self.publish(self.directory.as_fd(), &layer.name, layers, &diff_id.hex())?;
         }
         let sync = |directory: &OwnedFd, name: &str| {
             rustix::fs::fsync(directory)
@@ -337,31 +406,33 @@ impl Ingest<'_> {
     }
 
     /// Renames, or leaves ours for the removal if the name exists: the content is the same.
-    fn publish(&self, from: &str, directory: BorrowedFd<'_>, to: &str) -> Result<(), StoreError> {
-        let renamed = match rustix::fs::renameat_with(
-            &self.directory,
-            from,
-            directory,
-            to,
-            RenameFlags::NOREPLACE,
-        ) {
-            // File systems without RENAME_NOREPLACE (some FUSE and NFS).
-            Err(Errno::INVAL) => rustix::fs::renameat(&self.directory, from, directory, to),
-            other => other,
-        };
+    /// Returns whether it was renamed.
+    fn publish(
+        &self,
+        source: BorrowedFd<'_>,
+        from: &str,
+        directory: BorrowedFd<'_>,
+        to: &str,
+    ) -> Result<bool, StoreError> {
+        let renamed =
+            match rustix::fs::renameat_with(source, from, directory, to, RenameFlags::NOREPLACE) {
+                // File systems without RENAME_NOREPLACE (some FUSE and NFS).
+                Err(Errno::INVAL) => rustix::fs::renameat(source, from, directory, to),
+                other => other,
+            };
         match renamed {
-            Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
             Err(errno) => Err(self.error("rename", from, errno)),
         }
     }
 
     pub(super) fn install_layout_marker(self) -> Result<(), StoreError> {
         let staged = self.blob_of(LAYOUT)?;
-        self.publish(
-            &staged.name,
-            self.store.root_directory.as_fd(),
-            "oci-layout",
-        )?;
+        if let StagedPlace::Ingest { name, .. } = &staged.place {
+            let root = self.store.root_directory.as_fd();
+            self.publish(self.directory.as_fd(), name, root, "oci-layout")?;
+        }
         self.discard()
     }
 
@@ -383,7 +454,7 @@ impl Drop for Ingest<'_> {
 }
 
 /// Whether `name` is still the directory that `opened` is.
-fn is_named(parent: BorrowedFd<'_>, name: &str, opened: &OwnedFd) -> Result<bool, Errno> {
+pub(super) fn is_named(parent: impl AsFd, name: &str, opened: impl AsFd) -> Result<bool, Errno> {
     let ours = rustix::fs::fstat(opened)?;
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => Ok((found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)),

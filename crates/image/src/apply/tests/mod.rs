@@ -1,6 +1,7 @@
 //! Real archives into real directories. They make devices and change owners,
 //! so they run as root.
 
+mod behind;
 mod differential;
 mod escapes;
 mod metadata;

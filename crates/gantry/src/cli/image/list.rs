@@ -1,17 +1,19 @@
-//! `images`, `rmi` and `import`.
+//! `images`.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{ArgMatches, Command};
 
-use super::flags::{is_on, list as list_flag, names, owned, switch, text, texts, value, with_help};
-use super::{Context, complain, options};
-use crate::api::{ImageSummary, Removal};
+use super::super::Context;
+use super::super::flags::{
+    is_on, list as list_flag, names, owned, switch, text, texts, value, with_help,
+};
+use super::filter::{self, Filter};
+use crate::api::{ImageSummary, ImageTree};
 use crate::error::{CliError, Outcome};
 use crate::listing::{self, Layout, Row};
-use crate::parse::{number, time};
+use crate::parse::time;
 use crate::table::{decimal_size, short_id};
 use crate::{calendar, matching, output, zone};
 
@@ -54,6 +56,10 @@ pub fn list_arguments(command: Command) -> Command {
             ),
             switch("no-trunc", "Don't truncate output"),
             switch("quiet", "Only show image IDs").short('q'),
+            switch(
+                "tree",
+                "List multi-platform images as a tree (EXPERIMENTAL)",
+            ),
         ])
         .arg(names("names", 0).num_args(0..=1))
 }
@@ -63,16 +69,23 @@ pub fn list_arguments(command: Command) -> Command {
 /// # Errors
 /// Those of the flags, of the template and of the engine.
 pub fn list(context: &Context, matches: &ArgMatches) -> Outcome {
+    if is_on(matches, "tree")? {
+        return tree(context, matches);
+    }
     let mut filters = texts(matches, "filter")
         .map(Filter::parse)
         .collect::<Result<Vec<_>, _>>()?;
     filters.extend(owned(matches, "names").pop().map(Filter::Reference));
+    let all = is_on(matches, "all")?;
     let digests = is_on(matches, "digests")?;
     let quiet = is_on(matches, "quiet")?;
     let truncate = !is_on(matches, "no-trunc")?;
     let format = text(matches, "format").filter(|format| !format.trim().is_empty());
     let mut images = context.engine()?.images()?;
+    // Other platforms of a name are part of it.
+    images.retain(|image| all || !image.variant);
     images.sort_by_cached_key(|image| std::cmp::Reverse(created(image)));
+    filter::resolve(&mut filters, &images)?;
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
@@ -100,9 +113,13 @@ pub fn list(context: &Context, matches: &ArgMatches) -> Outcome {
 }
 
 /// When an image was made, in seconds since 1970.
-fn created(image: &ImageSummary) -> Option<i64> {
-    let text = image.created.as_deref()?;
-    let nanoseconds = time::instant(text, 0, &|_| 0).ok()?;
+pub(super) fn created(image: &ImageSummary) -> Option<i64> {
+    seconds(image.created.as_deref())
+}
+
+/// A time of an image in seconds since 1970.
+pub(super) fn seconds(text: Option<&str>) -> Option<i64> {
+    let nanoseconds = time::instant(text?, 0, &|_| 0).ok()?;
     Some(nanoseconds.div_euclid(1_000_000_000))
 }
 
@@ -184,136 +201,76 @@ fn rows(image: &ImageSummary, filters: &[Filter], truncate: bool, now: i64) -> V
         .collect()
 }
 
-/// Arguments of `rmi`.
-pub fn remove_arguments(command: Command) -> Command {
-    with_help(command)
-        .arg(switch("force", "Force removal of the image").short('f'))
-        .arg(switch("no-prune", "").hide(true))
-        .arg(names("names", 1))
-}
-
-/// `rmi`: takes names off images, and removes those without a name.
-///
-/// # Errors
-/// Those of the flags and of the engine.
-pub fn remove(context: &Context, matches: &ArgMatches) -> Outcome {
-    let force = is_on(matches, "force")?;
-    let engine = context.engine()?;
-    let mut code = 0;
-    for name in owned(matches, "names") {
-        match engine.remove_image(&name, force) {
-            Ok(removals) => {
-                for removal in removals {
-                    match removal {
-                        Removal::Untagged(name) => output::line(&format!("Untagged: {name}"))?,
-                        Removal::Deleted(id) => output::line(&format!("Deleted: {id}"))?,
-                    }
-                }
-            }
-            Err(error) => {
-                complain(context, error);
-                code = 1;
-            }
+/// `images --tree`: names, and the platforms behind each.
+fn tree(context: &Context, matches: &ArgMatches) -> Outcome {
+    for (name, flag) in [
+        ("quiet", "--quiet"),
+        ("no-trunc", "--no-trunc"),
+        ("digests", "--show-digest"),
+    ] {
+        if is_on(matches, name)? {
+            return Err(CliError::Failed(format!(
+                "{flag} is not yet supported with --tree"
+            )));
         }
     }
-    Ok(code)
-}
-
-/// Arguments of `import`.
-pub fn import_arguments(command: Command) -> Command {
-    with_help(command)
-        .args([
-            list_flag(
-                "change",
-                "list",
-                "Apply Dockerfile instruction to the created image",
-            )
-            .short('c'),
-            value("message", "string", "Set commit message for imported image").short('m'),
-            value("platform", "string", "Set platform: os[/arch[/variant]]"),
-        ])
-        .arg(names("names", 1).num_args(1..=2))
-}
-
-/// `import`: makes an image of a tarball.
-///
-/// # Errors
-/// Those of the flags, of the file and of the engine.
-pub fn import(context: &Context, matches: &ArgMatches) -> Outcome {
-    let mut words = owned(matches, "names").into_iter();
-    let path = words.next().unwrap_or_default();
-    let reference = words.next();
-    let platform = options::platform(matches)?;
-    let mut source: Box<dyn Read + Send> = if path == "-" {
-        Box::new(std::io::stdin())
-    } else if path.contains("://") {
-        return Err(CliError::Failed(format!(
-            "cannot import from the URL {path}: download it first and name the file"
-        )));
-    } else {
-        let file = std::fs::File::open(&path).map_err(|source| CliError::File {
-            action: "cannot open",
-            path,
-            source,
-        })?;
-        Box::new(file)
-    };
-    let id = context.engine()?.import(
-        source.as_mut(),
-        reference.as_deref(),
-        &owned(matches, "change"),
-        text(matches, "message").unwrap_or_default(),
-        platform.as_deref(),
-    )?;
-    output::line(&id)?;
+    if text(matches, "format").is_some() {
+        return Err(CliError::Failed(
+            "--format is not yet supported with --tree".to_owned(),
+        ));
+    }
+    let wanted = owned(matches, "names").pop();
+    if !output::to_terminal() {
+        output::note(
+            "WARNING: This output is designed for human readability. For machine-readable output, please use --format.",
+        );
+    }
+    let mut lines = vec!["IMAGE\tID\tDISK USAGE\tCONTENT SIZE\tEXTRA".to_owned()];
+    for tree in context.engine()?.image_trees()? {
+        let shown = wanted.as_deref().is_none_or(|pattern| {
+            tree.names.iter().any(|name| {
+                let repository = name
+                    .rsplit_once(':')
+                    .map_or(name.as_str(), |(name, _)| name);
+                matching::glob(pattern, name) || matching::glob(pattern, repository)
+            })
+        });
+        if shown {
+            lines.extend(tree_lines(&tree));
+        }
+    }
+    output::text(&crate::table::align(&lines))?;
     Ok(0)
 }
 
-/// One `--filter`.
-#[derive(Debug, PartialEq, Eq)]
-enum Filter {
-    Reference(String),
-    Dangling(bool),
-    Label(String, Option<String>),
-}
-
-impl Filter {
-    fn parse(given: &str) -> Result<Filter, CliError> {
-        let invalid = |why: &str| CliError::Conflict(format!("invalid filter '{given}': {why}"));
-        let (key, value) = given
-            .split_once('=')
-            .ok_or_else(|| invalid("use name=value"))?;
-        match key.trim().to_ascii_lowercase().as_str() {
-            "reference" => Ok(Filter::Reference(value.to_owned())),
-            "dangling" => number::boolean(value)
-                .map(Filter::Dangling)
-                .map_err(|_| invalid("use true or false")),
-            "label" => Ok(match value.split_once('=') {
-                Some((key, value)) => Filter::Label(key.to_owned(), Some(value.to_owned())),
-                None => Filter::Label(value.to_owned(), None),
-            }),
-            _ => Err(invalid("use reference, dangling or label")),
-        }
+fn tree_lines(tree: &ImageTree) -> Vec<String> {
+    let line = |name: &str, id: &str, disk: u64, content: u64, used: bool| {
+        let used = if used { "U" } else { "" };
+        let (disk, content) = (decimal_size(disk, 3), decimal_size(content, 3));
+        format!("{name}\t{}\t{disk}\t{content}\t{used}", short_id(id))
+    };
+    let names = if tree.names.is_empty() {
+        vec!["<untagged>".to_owned()]
+    } else {
+        tree.names.clone()
+    };
+    let mut lines = Vec::new();
+    for name in names {
+        let (disk, content) = (tree.disk_usage, tree.content_size);
+        lines.push(line(&name, &tree.id, disk, content, tree.in_use));
     }
-
-    fn pattern(&self) -> Option<&str> {
-        match self {
-            Filter::Reference(pattern) => Some(pattern),
-            _ => None,
-        }
+    let last = tree.platforms.len().saturating_sub(1);
+    for (index, node) in tree.platforms.iter().enumerate() {
+        let branch = if index == last { "└─" } else { "├─" };
+        lines.push(line(
+            &format!("{branch} {}", node.platform),
+            &node.id,
+            node.disk_usage,
+            node.content_size,
+            node.in_use,
+        ));
     }
-
-    fn allows(&self, image: &ImageSummary, dangling: bool) -> bool {
-        match self {
-            Filter::Reference(_) => true,
-            Filter::Dangling(wanted) => dangling == *wanted,
-            Filter::Label(key, value) => match (image.labels.get(key), value) {
-                (Some(found), Some(value)) => found == value,
-                (found, None) => found.is_some(),
-                (None, Some(_)) => false,
-            },
-        }
-    }
+    lines
 }
 
 #[cfg(test)]
@@ -334,6 +291,7 @@ mod tests {
             size: 8_310_000,
             labels: BTreeMap::from([("a".to_owned(), "1".to_owned())]),
             containers: 2,
+            variant: false,
         }
     }
 
@@ -394,7 +352,7 @@ mod tests {
             let shown = shown(image, filters, false);
             assert_eq!(shown.lines().count(), lines, "{filters:?}");
         }
-        for filter in ["foo", "foo=1", "dangling=x"] {
+        for filter in ["foo", "foo=1", "dangling=x", "until=never"] {
             assert!(Filter::parse(filter).is_err(), "{filter}");
         }
     }

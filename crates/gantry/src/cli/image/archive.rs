@@ -1,0 +1,268 @@
+//! `save`, `load`, `import`, `export` and `commit`.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{ArgMatches, Command};
+
+use super::super::flags::{
+    is_on, list as list_flag, names, optional_switch, owned, switch, text, value, with_help,
+};
+use super::super::{Context, options};
+use crate::api::Committed;
+use crate::error::{CliError, Outcome};
+use crate::{output, terminal};
+
+/// Arguments of `save`.
+pub fn save_arguments(command: Command) -> Command {
+    with_help(command)
+        .args([
+            value("output", "string", "Write to a file, instead of STDOUT").short('o'),
+            value("platform", "string", "Save only the given platform variant"),
+        ])
+        .arg(names("names", 1))
+}
+
+/// `save`: writes images to an archive.
+///
+/// # Errors
+/// Those of the flags, of the file and of the engine.
+pub fn save(context: &Context, matches: &ArgMatches) -> Outcome {
+    let platform = options::platform(matches)?;
+    let images = owned(matches, "names");
+    let engine = context.engine()?;
+    write_to(text(matches, "output"), "save", |output| {
+        Ok(engine.save_images(&images, platform.as_deref(), output)?)
+    })
+}
+
+/// Arguments of `export`.
+pub fn export_arguments(command: Command) -> Command {
+    with_help(command)
+        .arg(value("output", "string", "Write to a file, instead of STDOUT").short('o'))
+        .arg(names("names", 1).num_args(1))
+}
+
+/// `export`: writes a container's file system to an archive.
+///
+/// # Errors
+/// Those of the flags, of the file and of the engine.
+pub fn export(context: &Context, matches: &ArgMatches) -> Outcome {
+    let name = owned(matches, "names").concat();
+    let engine = context.engine()?;
+    write_to(text(matches, "output"), "export", |output| {
+        Ok(engine.export(&name, output)?)
+    })
+}
+
+/// A file beside the one that is to be written: it takes its place once it is whole.
+struct Draft {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes an archive to a file, which is whole or not there, or to standard output.
+fn write_to(
+    path: Option<&str>,
+    verb: &str,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), CliError>,
+) -> Outcome {
+    let Some(path) = path.filter(|path| !path.is_empty()) else {
+        if output::to_terminal() {
+            return Err(CliError::Failed(format!(
+                "cowardly refusing to {verb} to a terminal. Use the -o flag or redirect"
+            )));
+        }
+        let mut output = BufWriter::with_capacity(256 << 10, io::stdout());
+        write(&mut output)?;
+        output.flush().map_err(|source| CliError::System {
+            action: "cannot write to standard output",
+            source,
+        })?;
+        return Ok(0);
+    };
+    let failed = |action, path: &Path| {
+        let path = path.display().to_string();
+        move |source| CliError::File {
+            action,
+            path,
+            source,
+        }
+    };
+    let target = Path::new(path);
+    // A device or a pipe is written to as it is.
+    if target.exists() && !target.is_file() {
+        if target.is_dir() {
+            return Err(CliError::Failed(format!(
+                "failed to {verb} image: invalid output path: {path} is a directory"
+            )));
+        }
+        let file = File::options()
+            .write(true)
+            .open(target)
+            .map_err(failed("cannot open", target))?;
+        let mut output = BufWriter::with_capacity(256 << 10, file);
+        write(&mut output)?;
+        output.flush().map_err(failed("cannot write", target))?;
+        return Ok(0);
+    }
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let mut draft = Draft {
+        path: target.with_file_name(format!(".{name}.{}", std::process::id())),
+        kept: false,
+    };
+    let file = File::create_new(&draft.path).map_err(failed("cannot create", &draft.path))?;
+    let mut output = BufWriter::with_capacity(256 << 10, file);
+    write(&mut output)?;
+    output.flush().map_err(failed("cannot write", target))?;
+    std::fs::rename(&draft.path, target).map_err(failed("cannot write", target))?;
+    draft.kept = true;
+    Ok(0)
+}
+
+/// Arguments of `load`.
+pub fn load_arguments(command: Command) -> Command {
+    with_help(command).args([
+        value(
+            "input",
+            "string",
+            "Read from tar archive file, instead of STDIN",
+        )
+        .short('i'),
+        value("platform", "string", "Load only the given platform variant"),
+        switch("quiet", "Suppress the load output").short('q'),
+    ])
+}
+
+/// `load`: reads images from an archive.
+///
+/// # Errors
+/// Those of the flags, of the file and of the engine.
+pub fn load(context: &Context, matches: &ArgMatches) -> Outcome {
+    let platform = options::platform(matches)?;
+    is_on(matches, "quiet")?;
+    let mut source: Box<dyn Read> = match text(matches, "input").filter(|path| !path.is_empty()) {
+        Some(path) => Box::new(open(path)?),
+        None if terminal::is_terminal(rustix::stdio::stdin()) => {
+            return Err(CliError::Failed(
+                "requested load from stdin, but stdin is empty".to_owned(),
+            ));
+        }
+        None => Box::new(io::stdin().lock()),
+    };
+    let loaded = context
+        .engine()?
+        .load_images(source.as_mut(), platform.as_deref())?;
+    for image in loaded {
+        for name in &image.names {
+            output::line(&format!("Loaded image: {name}"))?;
+        }
+        if image.names.is_empty() && !image.variant {
+            output::line(&format!("Loaded image ID: {}", image.id))?;
+        }
+    }
+    Ok(0)
+}
+
+fn open(path: &str) -> Result<File, CliError> {
+    File::open(path).map_err(|source| CliError::File {
+        action: "cannot open",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Arguments of `import`.
+pub fn import_arguments(command: Command) -> Command {
+    with_help(command)
+        .args([
+            list_flag(
+                "change",
+                "list",
+                "Apply Dockerfile instruction to the created image",
+            )
+            .short('c'),
+            value("message", "string", "Set commit message for imported image").short('m'),
+            value("platform", "string", "Set platform: os[/arch[/variant]]"),
+        ])
+        .arg(names("names", 1).num_args(1..=2))
+}
+
+/// `import`: makes an image of a tarball.
+///
+/// # Errors
+/// Those of the flags, of the file and of the engine.
+pub fn import(context: &Context, matches: &ArgMatches) -> Outcome {
+    let mut words = owned(matches, "names").into_iter();
+    let path = words.next().unwrap_or_default();
+    let reference = words.next();
+    let platform = options::platform(matches)?;
+    let mut source: Box<dyn Read + Send> = if path == "-" {
+        Box::new(io::stdin())
+    } else if path.contains("://") {
+        return Err(CliError::Failed(format!(
+            "cannot import from the URL {path}: download it first and name the file"
+        )));
+    } else {
+        Box::new(open(&path)?)
+    };
+    let id = context.engine()?.import(
+        source.as_mut(),
+        reference.as_deref(),
+        &owned(matches, "change"),
+        text(matches, "message").unwrap_or_default(),
+        platform.as_deref(),
+    )?;
+    output::line(&id)?;
+    Ok(0)
+}
+
+/// Arguments of `commit`.
+pub fn commit_arguments(command: Command) -> Command {
+    with_help(command)
+        .args([
+            value(
+                "author",
+                "string",
+                "Author (e.g., \"John Hannibal Smith <hannibal@a-team.com>\")",
+            )
+            .short('a'),
+            list_flag(
+                "change",
+                "list",
+                "Apply Dockerfile instruction to the created image",
+            )
+            .short('c'),
+            value("message", "string", "Commit message").short('m'),
+            switch("pause", "Pause container during commit (default true)").short('p'),
+        ])
+        .arg(names("names", 1).num_args(1..=2))
+}
+
+/// `commit`: makes an image of a container.
+///
+/// # Errors
+/// Those of the flags and of the engine.
+pub fn commit(context: &Context, matches: &ArgMatches) -> Outcome {
+    let words = owned(matches, "names");
+    let changes = owned(matches, "change");
+    let id = context.engine()?.commit(&Committed {
+        container: words.first().map_or("", String::as_str),
+        name: words.get(1).map(String::as_str),
+        author: text(matches, "author").unwrap_or_default(),
+        message: text(matches, "message").unwrap_or_default(),
+        changes: &changes,
+        pause: optional_switch(matches, "pause")?.unwrap_or(true),
+    })?;
+    output::line(&id)?;
+    Ok(0)
+}

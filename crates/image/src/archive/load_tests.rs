@@ -1,0 +1,348 @@
+use super::*;
+use crate::archive::{SavedImage, TarWriter, save};
+use crate::testing::{TestDirectory, tar};
+
+fn config(diff_ids: &[Digest]) -> Vec<u8> {
+    serde_json::to_vec(&serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {"Cmd": ["a"]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids}
+    }))
+    .unwrap()
+}
+
+/// An archive that `docker save` of before version 25 would write, with one layer as a link.
+fn docker_archive(entries: &[(&str, &[u8])], links: &[(&str, &str)]) -> Vec<u8> {
+    use crate::tar::{Entry, EntryKind, Timestamp};
+    let mut writer = TarWriter::new(Vec::new());
+    for (name, bytes) in entries {
+        writer.document(name, bytes).unwrap();
+    }
+    for (name, target) in links {
+        writer
+            .entry(&Entry {
+                path: name.as_bytes().to_vec(),
+                kind: EntryKind::Symlink,
+                link: target.as_bytes().to_vec(),
+                mode: 0o777,
+                uid: 0,
+                gid: 0,
+                size: 0,
+                mtime: Timestamp::default(),
+                device: (0, 0),
+                xattrs: Vec::new(),
+                sparse: false,
+            })
+            .unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+fn store() -> (TestDirectory, Store) {
+    let directory = TestDirectory::new();
+    let store = Store::open(&directory.path().join("data")).unwrap();
+    (directory, store)
+}
+
+fn try_load(archive: &[u8]) -> Result<Vec<Loaded>, LoadError> {
+    let (_directory, store) = store();
+    let loaded = load(&store, archive, &LoadOptions::default());
+    if loaded.is_err() {
+        assert!(store.list_blobs().unwrap().is_empty());
+        assert!(store.list_layers().unwrap().is_empty());
+    }
+    loaded
+}
+
+fn simple() -> (Vec<u8>, Vec<u8>, String) {
+    let layer = tar(&[("a", b"1"), ("d/", b"")]);
+    let config = config(&[Digest::of(&layer), Digest::of(&layer)]);
+    let name = format!("{}.json", Digest::of(&config).hex());
+    (layer, config, name)
+}
+
+#[test]
+fn old_and_new_round_trip() {
+    let (layer, config, name) = simple();
+    let list = format!(
+        r#"[{{"Config":"{name}","RepoTags":["x/y:1"],"Layers":["l1/layer.tar","l2/layer.tar"]}}]"#
+    );
+    let archive = docker_archive(
+        &[
+            ("l1/VERSION", b"1.0"),
+            ("l1/layer.tar", &layer),
+            (&name, &config),
+            ("manifest.json", list.as_bytes()),
+            ("repositories", b"{}"),
+        ],
+        &[("l2/layer.tar", "../l1/layer.tar")],
+    );
+    let (_directory, first) = store();
+    let loaded = load(&first, &archive[..], &LoadOptions::default()).unwrap();
+    assert_eq!(loaded.len(), 1);
+    let image = &loaded[0];
+    assert_eq!(image.image.config_digest, Digest::of(&config));
+    assert_eq!(image.names[0].familiar(), "x/y:1");
+    let saved = |store: &Store, image: &Loaded| {
+        let images = [SavedImage {
+            target: image.target,
+            manifest: image.image.manifest_digest,
+            names: image.names.clone(),
+            tag: None,
+        }];
+        save(store, &images, Vec::new()).unwrap()
+    };
+    let written = saved(&first, image);
+    let (_other, second) = store_again();
+    let again = load(&second, &written[..], &LoadOptions::default()).unwrap();
+    assert_eq!(again[0].target, image.target);
+    assert_eq!(again[0].image.config_raw, config);
+    assert_eq!(again[0].names, image.names);
+    assert_eq!(saved(&second, &again[0]), written);
+    // Compressed as a whole, the other way in.
+    let zstd = zstd::encode_all(&written[..], 1).unwrap();
+    assert_eq!(try_load(&zstd).unwrap()[0].target, image.target);
+}
+
+fn store_again() -> (TestDirectory, Store) {
+    store()
+}
+
+/// Section 3 of the list of escapes, as far as it concerns archives of images; each of them must
+/// leave nothing behind.
+#[test]
+fn hostile_archives() {
+    let (layer, config, name) = simple();
+    let list = |config: &str, layers: &str| {
+        format!(r#"[{{"Config":"{config}","RepoTags":["x:1"],"Layers":{layers}}}]"#)
+    };
+    let both = r#"["l/layer.tar","l/layer.tar"]"#;
+    let good = list(&name, both);
+    let wrong_name = format!("{}.json", "0".repeat(64));
+    let other = tar(&[("b", b"2")]);
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("empty", docker_archive(&[("x", b"")], &[])),
+        (
+            "no tar",
+            b"hello, this is no archive of any kind".repeat(40),
+        ),
+        (
+            "CVE-2014-9358: an id that is not its content's digest",
+            docker_archive(
+                &[
+                    (&wrong_name, &config),
+                    ("l/layer.tar", &layer),
+                    ("manifest.json", list(&wrong_name, both).as_bytes()),
+                ],
+                &[],
+            ),
+        ),
+        (
+            "CVE-2014-9358: a config outside of the archive",
+            docker_archive(
+                &[
+                    ("l/layer.tar", &layer),
+                    ("manifest.json", list("../../etc/passwd", both).as_bytes()),
+                ],
+                &[],
+            ),
+        ),
+        (
+            "CVE-2014-6407: a link that leaves the archive",
+            docker_archive(
+                &[(&name, &config), ("manifest.json", good.as_bytes())],
+                &[("l/layer.tar", "../../../etc/passwd")],
+            ),
+        ),
+        (
+            "an absolute link",
+            docker_archive(
+                &[(&name, &config), ("manifest.json", good.as_bytes())],
+                &[("l/layer.tar", "/etc/passwd")],
+            ),
+        ),
+        (
+            "links in a circle",
+            docker_archive(
+                &[(&name, &config), ("manifest.json", good.as_bytes())],
+                &[("l/layer.tar", "m"), ("l/m", "layer.tar")],
+            ),
+        ),
+        (
+            "U22: a layer that is not the one of the config",
+            docker_archive(
+                &[
+                    (&name, &config),
+                    ("l/layer.tar", &other),
+                    ("manifest.json", good.as_bytes()),
+                ],
+                &[],
+            ),
+        ),
+        (
+            "GHSA-xmmx: one name, two files",
+            docker_archive(
+                &[
+                    (&name, &config),
+                    ("l/layer.tar", &layer),
+                    ("l/layer.tar", &other),
+                    ("manifest.json", good.as_bytes()),
+                ],
+                &[],
+            ),
+        ),
+        (
+            "CVE-2021-41190: index.json and manifest.json name different images",
+            docker_archive(
+                &[
+                    ("index.json", br#"{"schemaVersion":2,"manifests":[]}"#),
+                    (&name, &config),
+                    ("l/layer.tar", &layer),
+                    ("manifest.json", good.as_bytes()),
+                ],
+                &[],
+            ),
+        ),
+        (
+            "CVE-2023-25153: a document without end",
+            docker_archive(
+                &[
+                    ("manifest.json", &vec![b' '; 5 << 20][..]),
+                    (&name, &config),
+                ],
+                &[],
+            ),
+        ),
+        (
+            "a name above the root",
+            docker_archive(&[("../x", b""), ("manifest.json", good.as_bytes())], &[]),
+        ),
+        (
+            "more DiffIDs than layers (CVE-2024-36620)",
+            docker_archive(
+                &[
+                    (&name, &config),
+                    ("l/layer.tar", &layer),
+                    (
+                        "manifest.json",
+                        list(&name, r#"["l/layer.tar"]"#).as_bytes(),
+                    ),
+                ],
+                &[],
+            ),
+        ),
+    ];
+    for (what, archive) in cases {
+        let loaded = try_load(&archive);
+        assert!(loaded.is_err(), "{what}: {loaded:?}");
+    }
+    let fine = docker_archive(
+        &[
+            (&name, &config),
+            ("l/layer.tar", &layer),
+            ("manifest.json", good.as_bytes()),
+        ],
+        &[],
+    );
+    assert!(try_load(&fine).is_ok());
+    // Every cut of it is refused, or is whole without what follows.
+    for length in (0..fine.len() - 1024).step_by(307) {
+        assert!(try_load(&fine[..length]).is_err(), "cut at {length}");
+    }
+}
+
+/// An archive that decompresses to more than its size explains stops early.
+#[test]
+fn a_bomb() {
+    let zeros = docker_archive(&[("x", &vec![0; 8 << 20][..])], &[]);
+    let small = zstd::encode_all(&zeros[..], 19).unwrap();
+    let (_directory, store) = store();
+    let options = LoadOptions {
+        expansion: Expansion {
+            free: 1 << 20,
+            ratio: 10,
+            total: 1 << 30,
+        },
+        ..LoadOptions::default()
+    };
+    let loaded = load(&store, &small[..], &options);
+    assert!(
+        matches!(loaded, Err(LoadError::Archive(SpoolError::TooLarge { .. }))),
+        "{loaded:?}"
+    );
+}
+
+/// The platform asked for is chosen out of an index; all of it is there if none is.
+#[test]
+fn platforms_of_an_index() {
+    let layer = tar(&[("a", b"1")]);
+    let mut documents: Vec<(String, Vec<u8>)> = vec![(
+        super::super::spool::blob_path(&Digest::of(&layer)),
+        layer.clone(),
+    )];
+    let mut manifests = Vec::new();
+    for architecture in ["amd64", "arm64"] {
+        let config = serde_json::to_vec(&serde_json::json!({
+            "architecture": architecture, "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer)]}
+        }))
+        .unwrap();
+        let manifest = serde_json::to_vec(&Manifest {
+            schema_version: 2,
+            media_type: Some(media_type::MANIFEST.into()),
+            config: Descriptor::of(media_type::CONFIG, &config),
+            layers: vec![Descriptor::of(media_type::LAYER, &layer)],
+            annotations: BTreeMap::new(),
+            extra: BTreeMap::new(),
+        })
+        .unwrap();
+        let mut entry = Descriptor::of(media_type::MANIFEST, &manifest);
+        entry.platform = Some(Platform::new("linux", architecture, None));
+        manifests.push(entry);
+        for bytes in [config, manifest] {
+            documents.push((super::super::spool::blob_path(&Digest::of(&bytes)), bytes));
+        }
+    }
+    let index = |manifests: Vec<Descriptor>| {
+        serde_json::to_vec(&Index {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.into()),
+            manifests,
+            annotations: BTreeMap::new(),
+            extra: BTreeMap::new(),
+        })
+        .unwrap()
+    };
+    let inner = index(manifests);
+    let mut entry = Descriptor::of(media_type::INDEX, &inner);
+    entry.annotations.insert(
+        super::super::layout::IMAGE_NAME.into(),
+        "docker.io/library/m:1".into(),
+    );
+    documents.push((super::super::spool::blob_path(&Digest::of(&inner)), inner));
+    documents.push(("index.json".into(), index(vec![entry])));
+    let borrowed: Vec<(&str, &[u8])> = documents
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), &bytes[..]))
+        .collect();
+    let archive = docker_archive(&borrowed, &[]);
+    let (_directory, store) = store();
+    let arm = LoadOptions {
+        platform: Some("linux/arm64".parse().unwrap()),
+        ..LoadOptions::default()
+    };
+    let one = load(&store, &archive[..], &arm).unwrap();
+    assert_eq!(one.len(), 1);
+    assert_eq!(one[0].image.config.architecture, "arm64");
+    assert_eq!(one[0].names[0].familiar(), "m:1");
+    let all = load(&store, &archive[..], &LoadOptions::default()).unwrap();
+    assert_eq!(all.len(), 2);
+    assert_eq!(all.iter().map(|image| image.names.len()).sum::<usize>(), 1);
+    let none = LoadOptions {
+        platform: Some("linux/s390x".parse().unwrap()),
+        ..LoadOptions::default()
+    };
+    assert!(matches!(
+        load(&store, &archive[..], &none),
+        Err(LoadError::NoPlatform { .. })
+    ));
+}
