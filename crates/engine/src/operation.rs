@@ -92,6 +92,16 @@ pub fn end_mark(roots: &Roots, id: &str) -> PathBuf {
     roots.operations().join(format!("{id}{END}"))
 }
 
+/// Suffix of the mark of a container that is frozen while an operation goes on.
+const FROZEN: &str = ".frozen";
+
+/// The mark of a container that whoever holds its operation freezes. Who finds it and holds the
+/// operation lets the container go on: the one that froze it is dead.
+#[must_use]
+pub fn frozen_mark(roots: &Roots, id: &str) -> PathBuf {
+    roots.operations().join(format!("{id}{FROZEN}"))
+}
+
 /// Ids of containers that carry a mark.
 ///
 /// # Errors
@@ -106,7 +116,8 @@ pub fn marked(roots: &Roots) -> Result<Vec<String>, Error> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(&path).map_err(fail)? {
         if let Ok(name) = entry.map_err(fail)?.file_name().into_string() {
-            ids.push(name.strip_suffix(END).unwrap_or(&name).to_owned());
+            let id = name.strip_suffix(END).or_else(|| name.strip_suffix(FROZEN));
+            ids.push(id.unwrap_or(&name).to_owned());
         }
     }
     ids.sort_unstable();
@@ -135,7 +146,10 @@ mod tests {
         assert_eq!(marked(&roots).unwrap(), ["abc"]);
         Operation::begin(&roots, "abc").unwrap().finish();
         assert_eq!(marked(&roots).unwrap(), ["abc"]);
+        fs::write(frozen_mark(&roots, "abc"), b"").unwrap();
+        assert_eq!(marked(&roots).unwrap(), ["abc"]);
         fs::remove_file(end_mark(&roots, "abc")).unwrap();
+        fs::remove_file(frozen_mark(&roots, "abc")).unwrap();
         Operation::begin(&roots, "abc").unwrap().finish();
         assert!(marked(&roots).unwrap().is_empty());
         fs::remove_dir_all(&root).unwrap();

@@ -1,5 +1,7 @@
 //! What every command does first: finish or undo what dead processes have left.
 
+use std::os::unix::fs::MetadataExt;
+
 use gantry_supervisor::record;
 
 use crate::error::Error;
@@ -80,12 +82,15 @@ impl Engine {
             path: path.into(),
             source,
         })?;
-        // The data root too: another one may have been put behind the same run root.
+        // The data root too: its disk may have been mounted since.
+        let place = std::fs::metadata(&self.roots.data)
+            .map(|found| format!("{}:{}", found.dev(), found.ino()))
+            .unwrap_or_default();
         Ok(format!(
-            "{} {} {}",
+            "{} {} {} {place}",
             boot.trim(),
             self.roots.run.display(),
-            self.roots.data.display()
+            self.roots.data.display(),
         ))
     }
 

@@ -10,9 +10,9 @@ use rustix::fs::FlockOperation;
 
 use crate::container::known_from_run_root;
 use crate::error::Error;
-use crate::operation::{Operation, end_mark};
+use crate::operation::{Operation, end_mark, frozen_mark};
 use crate::store::{Durability, LastRun, Phase};
-use crate::{Engine, paths};
+use crate::{Engine, ImageError, paths};
 
 /// How long a supervisor that has nothing left to do may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,6 +32,7 @@ impl Engine {
 
     /// [`Engine::settle`] by the holder of the container's operation.
     pub(crate) fn settle_locked(&self, id: &str) -> Result<(), Error> {
+        self.thaw_abandoned(id)?;
         self.await_record(id);
         if self.is_running(id) {
             return Ok(());
@@ -41,10 +42,35 @@ impl Engine {
         Ok(())
     }
 
+    /// Lets a container go on that was frozen by an operation whose process is dead. The caller
+    /// holds the container's operation.
+    fn thaw_abandoned(&self, id: &str) -> Result<(), Error> {
+        let mark = frozen_mark(&self.roots, id);
+        if !mark.exists() {
+            return Ok(());
+        }
+        // Without a control group there is nothing frozen.
+        if let Ok(layout) = Layout::detect()
+            && let Ok(group) = Group::open(&layout, &self.roots.cgroup(id))
+        {
+            group.thaw().map_err(|source| ImageError::Pause {
+                action: "resume",
+                container: id.into(),
+                source,
+            })?;
+        }
+        fs::remove_file(&mark).map_err(|source| Error::Path {
+            action: "remove",
+            path: mark,
+            source,
+        })
+    }
+
     /// Nothing of an end is left to be settled.
     fn forget_end(&self, id: &str) {
         // There is none where nothing has run.
         let _ = fs::remove_file(end_mark(&self.roots, id));
+        let _ = fs::remove_file(frozen_mark(&self.roots, id));
     }
 
     fn settle_ended(&self, id: &str) -> Result<(), Error> {

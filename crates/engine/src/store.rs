@@ -11,7 +11,7 @@ mod container;
 mod image;
 mod network;
 
-pub use image::{NewImages, TagFact};
+pub use image::{Bonds, NewImages, TagFact};
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -7,10 +7,11 @@
 
 mod support;
 
+use std::fs;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Installation, bin_dir, text};
+use support::{Installation, bin_dir, text, wait_until};
 
 /// Runs a shell script in which `$G` is the program, on this installation.
 fn script(gantry: &Installation, text: &str) -> Output {
@@ -93,6 +94,52 @@ fn a_supervisor_without_work_ends() {
         );
     }
     gantry.assert_clean();
+}
+
+/// Nor does one stay beside a container that lives in another's sandbox.
+#[test]
+fn a_shared_sandbox_has_one_supervisor() {
+    let gantry = Installation::with_busybox();
+    gantry.ok(&["run", "-d", "--name", "first", "busybox", "sleep", "60"]);
+    let mut second = gantry
+        .command(&[
+            "run",
+            "--rm",
+            "--network",
+            "container:first",
+            "busybox",
+            "sleep",
+            "3",
+        ])
+        .spawn()
+        .unwrap();
+    let all_run = || gantry.ok(&["ps", "-q"]).lines().count() == 2;
+    wait_until("both run", all_run);
+    wait_until("the command has no children", || {
+        children(second.id()).is_empty()
+    });
+    assert!(
+        second.try_wait().unwrap().is_none(),
+        "it has ended too soon"
+    );
+    assert!(second.wait().unwrap().success());
+    gantry.ok(&["rm", "-f", "first"]);
+    gantry.assert_clean();
+}
+
+/// Process ids of the children of a process, zombies left aside.
+fn children(parent: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        if fields[1] == parent.to_string() && fields[0] != "Z" {
+            found.push(stat);
+        }
+    }
+    found
 }
 
 /// Whoever looks at the list of processes sees which sandbox a supervisor is of.

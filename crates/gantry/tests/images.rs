@@ -10,10 +10,12 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use support::{Installation, text, wait_until};
@@ -369,6 +371,225 @@ fn containers_become_images_and_archives() {
     assert_eq!(here.ok(&["exec", "runs", "echo", "on"]), "on");
     here.ok(&["rm", "-f", "made", "runs"]);
     here.assert_clean();
+}
+
+/// A removal waits for an export, which otherwise would lack files without a word.
+#[test]
+fn a_container_stays_while_it_is_read() {
+    let here = Installation::with_busybox();
+    let script = "head -c 4000000 /dev/zero > /large && echo whole > /zz";
+    let arguments = [
+        "run",
+        "--name",
+        "made",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ];
+    here.ok(&arguments);
+    let mut export = here
+        .command(&["export", "made"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut archive = vec![0; 1000];
+    let mut output = export.stdout.take().unwrap();
+    output.read_exact(&mut archive).unwrap();
+    // It waits for its reader now, with more to say than a pipe holds.
+    let mut removal = here
+        .command(&["rm", "made"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(removal.try_wait().unwrap().is_none(), "the removal waits");
+    output.read_to_end(&mut archive).unwrap();
+    assert!(export.wait().unwrap().success());
+    assert!(removal.wait().unwrap().success());
+    let file = here.root.join("exported.tar");
+    fs::write(&file, archive).unwrap();
+    let listing = Command::new("tar").arg("tvf").arg(&file).output().unwrap();
+    let listing = text(&listing.stdout);
+    assert!(
+        listing.lines().any(|line| line.ends_with(" zz")),
+        "it is whole: {listing}"
+    );
+    let error = here.fails(1, &["commit", "made"]);
+    assert!(error.contains("no such container"), "{error}");
+    here.assert_clean();
+}
+
+/// Whether the processes of a container are frozen, by either version of control groups.
+fn is_frozen(here: &Installation, id: &str) -> bool {
+    let group = format!("gantry-{}/{id}", here.instance());
+    let read = |file: String| fs::read_to_string(file).unwrap_or_default();
+    read(format!("/sys/fs/cgroup/freezer/{group}/freezer.state")).starts_with("FROZEN")
+        || read(format!("/sys/fs/cgroup/{group}/cgroup.events")).contains("frozen 1")
+}
+
+/// A commit that is killed leaves nobody frozen for ever: the next command sees to that.
+#[test]
+fn a_killed_commit_does_not_leave_its_container_frozen() {
+    let here = Installation::with_busybox();
+    // Enough to be packed for some time.
+    let script = "head -c 300000000 /dev/zero > /large; echo > /ready; sleep 1000";
+    let id = here.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "runs",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ]);
+    wait_until("the file is written", || {
+        here.gantry(&["exec", "runs", "cat", "/ready"]).stdout == b"\n"
+    });
+    let mut commit = here
+        .command(&["commit", "runs", "never"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the container is frozen", || is_frozen(&here, &id));
+    commit.kill().unwrap();
+    commit.wait().unwrap();
+    assert!(is_frozen(&here, &id), "the commit was still at work");
+    here.ok(&["ps"]);
+    assert!(!is_frozen(&here, &id), "the next command has thawed it");
+    assert_eq!(here.ok(&["exec", "runs", "echo", "on"]), "on");
+    here.fails(1, &["inspect", "never"]);
+    here.ok(&["rm", "-f", "runs"]);
+    here.assert_clean();
+}
+
+/// `pull --no-blobs` drops what a registry has, and not what others count on here.
+#[test]
+fn dropped_blobs_are_nobody_elses() {
+    let here = Installation::with_busybox();
+    let registry = Registry::start(&here);
+    here.ok(&[
+        "run",
+        "--name",
+        "made",
+        "--network",
+        "none",
+        "busybox",
+        "touch",
+        "/new",
+    ]);
+    here.ok(&["commit", "made", "child:1"]);
+    here.ok(&["rm", "made"]);
+    let layers = here.inspect("child:1")["RootFS"]["Layers"].clone();
+    let shared = layers[0].as_str().unwrap()["sha256:".len()..].to_owned();
+    let save = |name: &str, file: &str| {
+        let path = here.root.join(file).to_str().unwrap().to_owned();
+        here.ok(&["save", "-o", &path, name]);
+        path
+    };
+    let (base, child) = (save("busybox", "base.tar"), save("child:1", "child.tar"));
+    // Not compressed: with the layer that the child has, too.
+    let name = registry.name("base:1");
+    let digest = here.ok(&[
+        "image",
+        "cp",
+        "-q",
+        &format!("oci-archive:{base}"),
+        &format!("docker://{name}"),
+    ]);
+
+    let other = Installation::new();
+    let blob = other.data.join("blobs/sha256").join(&shared);
+    other.ok(&["load", "-q", "-i", &child]);
+    assert!(blob.exists());
+    other.ok(&["pull", "-q", "--no-blobs", &name]);
+    assert!(blob.exists(), "the child was loaded, and needs it");
+    other.ok(&["rmi", "child:1"]);
+    assert!(blob.exists());
+    // Somebody who pulls or loads has found it here, and has nothing on record yet.
+    let lock = fs::File::open(other.data.join("ingest")).unwrap();
+    lock.lock_shared().unwrap();
+    other.ok(&["pull", "-q", "--no-blobs", &name]);
+    assert!(blob.exists(), "the store is held");
+    drop(lock);
+    other.ok(&["pull", "-q", "--no-blobs", &name]);
+    assert!(!blob.exists());
+
+    // A tag beside a digest says nothing of what is here by that tag.
+    let pinned = format!("{name}@{digest}");
+    other.ok(&["tag", &name, &registry.name("base:2")]);
+    other.ok(&["rmi", &name]);
+    other.ok(&["pull", "-q", &pinned]);
+    let names = other.inspect(&pinned)["RepoTags"].clone();
+    assert_eq!(names.as_array().unwrap().len(), 1, "{names}");
+    let works = ["run", "--rm", "--network", "none", &pinned, "echo", "works"];
+    assert_eq!(other.ok(&works), "works");
+    other.assert_clean();
+}
+
+/// A layer that came compressed and has to be packed again gets another digest, which the
+/// manifest of an image that was made here has to name.
+#[test]
+fn a_layer_that_is_packed_again_is_named_as_such() {
+    let here = Installation::with_busybox();
+    let registry = Registry::start(&here);
+    let name = registry.name("base:1");
+    let commit = |on: &Installation, image: &str, file: &str, name: &str| {
+        on.ok(&[
+            "run",
+            "--name",
+            "made",
+            "--network",
+            "none",
+            image,
+            "touch",
+            file,
+        ]);
+        on.ok(&["commit", "made", name]);
+        on.ok(&["rm", "made"]);
+    };
+    commit(&here, "busybox", "/one", &name);
+    here.ok(&["push", "-q", &name]);
+    let other = Installation::new();
+    other.ok(&["pull", "-q", &name]);
+    commit(&other, &name, "/two", "child:1");
+    drop(registry);
+    let blobs = other.data.join("blobs/sha256");
+    let layers: Vec<String> = fs::read_dir(&blobs)
+        .unwrap()
+        .filter_map(|entry| {
+            serde_json::from_slice::<Value>(&fs::read(entry.unwrap().path()).ok()?).ok()
+        })
+        .filter_map(|manifest| {
+            Some(
+                manifest["layers"].as_array()?.get(1)?["digest"]
+                    .as_str()?
+                    .to_owned(),
+            )
+        })
+        .collect();
+    fs::remove_file(blobs.join(&layers[0]["sha256:".len()..])).unwrap();
+    let file = other.root.join("child.tar").to_str().unwrap().to_owned();
+    other.ok(&["save", "-o", &file, "child:1"]);
+    let third = Installation::new();
+    third.ok(&["load", "-q", "-i", &file]);
+    let check = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "child:1",
+        "ls",
+        "/one",
+        "/two",
+    ];
+    assert_eq!(third.ok(&check), "/one\n/two");
+    third.assert_clean();
 }
 
 #[test]

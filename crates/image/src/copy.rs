@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::digest::{Digest, Hasher};
+use crate::documents::{DocumentBudget, TooManyDocuments};
 use crate::model::{Descriptor, Document, LayerKind, ModelError, Platform, choose, layer_kind};
 use crate::registry::RegistryError;
 
@@ -202,6 +203,15 @@ pub enum CopyError {
         /// The platform asked for.
         platform: String,
     },
+    /// It names more manifests than any honest image.
+    #[error("cannot copy {name}")]
+    TooManyDocuments {
+        /// The image.
+        name: String,
+        /// How many are allowed.
+        #[source]
+        source: TooManyDocuments,
+    },
     /// Indexes within indexes.
     #[error("{name} has more than {MOST_INDEXES} indexes within each other")]
     TooManyIndexes {
@@ -293,6 +303,7 @@ pub fn copy(
         referrers: options.referrers,
         seen: BTreeSet::new(),
         documents: Vec::new(),
+        budget: DocumentBudget::default(),
     };
     let mut root = source.root()?;
     if let Some(platform) = &options.platform {
@@ -336,6 +347,7 @@ struct Collector<'a> {
     referrers: bool,
     seen: BTreeSet<Digest>,
     documents: Vec<Collected>,
+    budget: DocumentBudget,
 }
 
 impl Collector<'_> {
@@ -379,14 +391,19 @@ impl Collector<'_> {
         if !self.seen.insert(found.digest) {
             return Ok(());
         }
+        self.budget
+            .take(found.bytes.len() as u64)
+            .map_err(|source| CopyError::TooManyDocuments {
+                name: self.source.name(),
+                source,
+            })?;
         let document = self.parse(&found)?;
         // With its manifest a target has the blobs.
         let there = self.target.has_manifest(&found.digest)?;
         let (media_type, blobs) = match document {
             Document::Index(index) => {
                 for entry in &index.manifests {
-                    let child = self.source.manifest(entry)?;
-                    self.add(child, depth + 1)?;
+                    self.follow(entry, depth + 1)?;
                 }
                 let own = index.media_type;
                 let default = crate::model::media_type::INDEX;
@@ -417,11 +434,20 @@ impl Collector<'_> {
         });
         if self.referrers {
             for referrer in self.source.referrers(&digest)? {
-                let found = self.source.manifest(&referrer)?;
-                self.add(found, depth + 1)?;
+                self.follow(&referrer, depth + 1)?;
             }
         }
         Ok(())
+    }
+
+    /// Adds what an index or a list of referrers names. What was seen is not even asked for: an
+    /// index may name one child 30,000 times.
+    fn follow(&mut self, entry: &Descriptor, depth: usize) -> Result<(), CopyError> {
+        if self.seen.contains(&entry.digest) {
+            return Ok(());
+        }
+        let found = self.source.manifest(entry)?;
+        self.add(found, depth)
     }
 }
 

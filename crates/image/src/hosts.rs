@@ -37,6 +37,12 @@ pub enum HostsError {
         #[source]
         source: io::Error,
     },
+    /// It is longer than any honest one.
+    #[error("cannot use {}: it is longer than {LIMIT} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is no TOML, or a field has the wrong type.
     #[error("cannot use {}", path.display())]
     Malformed {
@@ -354,7 +360,14 @@ fn read(path: &Path) -> Result<Option<String>, HostsError> {
         Err(error) => return Err(failed(error)),
     };
     let mut text = String::new();
-    file.take(LIMIT).read_to_string(&mut text).map_err(failed)?;
+    file.take(LIMIT + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    if text.len() as u64 > LIMIT {
+        return Err(HostsError::TooLarge {
+            path: path.to_owned(),
+        });
+    }
     Ok(Some(text))
 }
 

@@ -22,12 +22,14 @@ pub mod store;
 pub mod tar;
 
 mod decompress;
+mod documents;
 mod pipe;
 #[cfg(test)]
 mod testing;
 mod unpack;
 
 pub use digest::{Digest, DigestError};
+pub use documents::TooManyDocuments;
 pub use reference::{Reference, ReferenceError};
 pub use store::{Store, StoreError};
 pub use unpack::{Expansion, LayerError};

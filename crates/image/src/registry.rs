@@ -8,6 +8,7 @@
 //! A registry may have several hosts (`hosts.toml`): [`Client`] knows them all and asks them in
 //! order; what is done with one of them is in `host`.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -132,6 +133,8 @@ pub struct Client {
     name: String,
     /// The registry itself is last.
     hosts: Vec<Host>,
+    /// How many hosts in order have sent a blob that has not its digest.
+    distrusted: Mutex<HashMap<Digest, usize>>,
 }
 
 /// What a host must be able to do to be asked.
@@ -167,6 +170,7 @@ impl Client {
         Ok(Self {
             name: registry.to_owned(),
             hosts,
+            distrusted: Mutex::default(),
         })
     }
 
@@ -186,21 +190,62 @@ impl Client {
         &'client self,
         need: Need,
         object: &str,
-        mut ask: impl FnMut(&'client Host) -> Result<T, RegistryError>,
+        ask: impl FnMut(&'client Host) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         let able = || self.hosts.iter().filter(|host| host.can(need));
+        self.ask_in_order(able(), object, ask)
+    }
+
+    /// As [`Client::on_hosts`], for a blob: without the hosts that have sent a wrong one.
+    fn on_hosts_with_blob<'client, T>(
+        &'client self,
+        blob: &Digest,
+        object: &str,
+        ask: impl FnMut(&'client Host) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let skipped = lock(&self.distrusted).get(blob).copied().unwrap_or(0);
+        let able = self.hosts.iter().filter(|host| host.can(Need::Pull));
+        self.ask_in_order(able.skip(skipped), object, ask)
+    }
+
+    /// Leaves the host out that was first asked for a blob, which did not have its digest; `false`
+    /// if there is no other.
+    pub(crate) fn distrust(&self, blob: &Digest) -> bool {
+        let able = self.hosts.iter().filter(|host| host.can(Need::Pull));
+        let mut distrusted = lock(&self.distrusted);
+        let skipped = distrusted.entry(*blob).or_default();
+        if *skipped + 1 >= able.count() {
+            return false;
+        }
+        *skipped += 1;
+        true
+    }
+
+    fn ask_in_order<'client, T>(
+        &'client self,
+        able: impl Iterator<Item = &'client Host> + Clone,
+        object: &str,
+        mut ask: impl FnMut(&'client Host) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
         let mut failures = Vec::new();
         let mut last = None;
-        for host in able() {
-            // A host that could not be reached a moment ago costs its timeout again.
-            if host.is_down() && able().count() > 1 {
+        // A host that could not be reached a moment ago costs its timeout again. If that is all
+        // of them, the network may be back by now.
+        let none_is_up = able.clone().all(Host::is_down);
+        for host in able {
+            if host.is_down() && !none_is_up {
                 continue;
             }
             match ask(host) {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    if none_is_up {
+                        host.set_down(false);
+                    }
+                    return Ok(value);
+                }
                 Err(error) => {
                     if error.is_of_host() {
-                        host.set_down();
+                        host.set_down(true);
                     }
                     if let Some(error) = last.replace((host.name().to_owned(), error)) {
                         failures.push(error);
@@ -253,7 +298,7 @@ impl Client {
             ManifestName::Digest(_) => Need::Pull,
         };
         self.on_hosts(need, &format!("{repository}{name}"), |host| {
-            host.manifest(repository, name)
+            host.manifest(repository, name, &Access::pull(repository))
         })
     }
 
@@ -315,11 +360,11 @@ impl Host {
         &self,
         repository: &str,
         name: ManifestName<'_>,
+        access: &Access,
     ) -> Result<FetchedManifest, RegistryError> {
         let object = format!("{repository}{name}");
         let path = self.api(&format!("{repository}/manifests/{}", name.last()));
-        let access = Access::pull(repository);
-        let mut request = Request::get(&path, &access, &object);
+        let mut request = Request::get(&path, access, &object);
         request
             .headers
             .push((header::ACCEPT.as_str(), media_type::ACCEPT.to_owned()));

@@ -150,7 +150,12 @@ impl Budget {
 
     /// Accounts for `count` more bytes of a layer, of which `length` came before and whose
     /// compressed size is `size`, if known.
-    fn spend(&self, count: u64, length: u64, size: Option<u64>) -> Result<(), LayerError> {
+    pub(crate) fn spend(
+        &self,
+        count: u64,
+        length: u64,
+        size: Option<u64>,
+    ) -> Result<(), LayerError> {
         let used = self
             .used
             .fetch_add(count, Ordering::Relaxed)

@@ -60,16 +60,17 @@ pub struct Collected {
     /// Bytes freed.
     pub bytes: u64,
     /// Manifests that cannot be read, as `REPOSITORY@DIGEST`. All blobs of their repositories
-    /// stay, since nobody knows what they refer to.
+    /// stay, since nobody knows what they refer to, and all manifests if a tag leads to it.
     pub damaged: Vec<String>,
 }
 
 /// Collects the garbage of the registry in `root`, whether a server runs on it or not.
 ///
 /// # Errors
-/// [`StorageError`]; what was removed before it is garbage all the same.
+/// [`StorageError`]; what was removed before it is garbage all the same. A root that no server
+/// has run on, or that something else keeps its content in, is refused before anything is touched.
 pub fn collect(root: &Path, options: &CollectOptions) -> Result<Collected, StorageError> {
-    let storage = Storage::open(root)?;
+    let storage = Storage::open_existing(root)?;
     let now = SystemTime::now();
     let before = |age: Duration| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut collector = Collector {
@@ -180,7 +181,7 @@ impl Collector<'_> {
         Ok(kept)
     }
 
-    /// The manifests that stay.
+    /// The manifests that stay: all, if one that a tag leads to is damaged.
     fn staying(
         &mut self,
         name: &RepositoryName,
@@ -203,9 +204,11 @@ impl Collector<'_> {
             if !known.contains(&digest) || !staying.insert(digest) {
                 continue;
             }
-            if let Some(references) = self.references(&digest) {
-                pending.extend(references.manifests.iter().copied());
-            }
+            let Some(references) = self.references(&digest) else {
+                // What it leads to is unknown, so all of them may be meant.
+                return Ok(known);
+            };
+            pending.extend(references.manifests.iter().copied());
             pending.extend(self.storage.referrers(name, &digest)?);
         }
         Ok(staying)
@@ -226,6 +229,11 @@ impl Collector<'_> {
         }
         for digest in self.storage.store.list_blobs()? {
             if linked.contains(&digest) {
+                continue;
+            }
+            // A second guard, for whatever was not foreseen above.
+            let time = self.storage.blob_time(&digest)?;
+            if time.is_none_or(|time| time >= self.young) {
                 continue;
             }
             self.collected.bytes += self.storage.store.blob_size(&digest).unwrap_or_default();

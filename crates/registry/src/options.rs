@@ -58,13 +58,16 @@ pub struct Limits {
     pub connections: usize,
     /// Bodies of uploads that are received at once; more wait.
     pub receptions: usize,
-    /// Unfinished uploads on the disk; more are refused.
+    /// Unfinished uploads on the disk. Beyond it the oldest one that is still empty makes room,
+    /// and if there is none more are refused.
     pub uploads: usize,
+    /// The same for the uploads of one repository.
+    pub repository_uploads: usize,
     /// Uploads that nobody wrote to for this long are removed.
     pub upload_age: Duration,
     /// Bytes of a blob.
     pub blob: u64,
-    /// For the headers of a request, between requests, and for a kilobyte of a body.
+    /// For the headers of a request, between requests, and for 64 KiB of a body.
     pub idle: Duration,
     /// For requests that are under way when the server is told to stop.
     pub stopping: Duration,
@@ -76,10 +79,30 @@ impl Default for Limits {
             connections: 512,
             receptions: 128,
             uploads: 2000,
+            repository_uploads: 500,
             upload_age: Duration::from_secs(24 * 3600),
             blob: 256 << 30,
             idle: Duration::from_secs(60),
             stopping: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Descriptors that a process has besides those of its connections.
+const DESCRIPTORS: usize = 64;
+/// Descriptors of a request: the connection, a blob or an upload, a lock, and a directory.
+const DESCRIPTORS_EACH: usize = 4;
+
+impl Limits {
+    /// With as many connections as a process has descriptors for that may have `descriptors`, and
+    /// no more than there were.
+    #[must_use]
+    pub fn within(self, descriptors: u64) -> Self {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let most = descriptors.saturating_sub(DESCRIPTORS) / DESCRIPTORS_EACH;
+        Self {
+            connections: self.connections.min(most.max(1)),
+            ..self
         }
     }
 }
@@ -127,6 +150,19 @@ impl Options {
             signals: false,
             log: Log::default(),
             access_log: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_the_descriptors() {
+        for (descriptors, expected) in [(0, 1), (256, 48), (1024, 240), (u64::MAX, 512)] {
+            let limits = Limits::default().within(descriptors);
+            assert_eq!(limits.connections, expected, "{descriptors}");
         }
     }
 }

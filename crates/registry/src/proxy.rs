@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use bytes::Bytes;
 use gantry_image::Digest;
 use gantry_image::registry::{Client, ManifestName, RegistryError};
 use serde_json::Value;
@@ -364,8 +363,7 @@ impl Transfer {
                 break;
             }
             hasher.update(&buffer[..count]);
-            let piece = Bytes::copy_from_slice(&buffer[..count]);
-            self.upload.append(&[piece]).map_err(internal)?;
+            self.upload.append(&buffer[..count]).map_err(internal)?;
             self.told
                 .send_replace(Progress::Written(self.upload.length()));
         }
@@ -455,6 +453,7 @@ fn by_tag(
     {
         if here != Some(digest) {
             let _keep = storage.keep().map_err(internal)?;
+            let _changing = storage.changing(name);
             storage.set_tag(name, tag, &digest).map_err(internal)?;
         }
         return Ok(None);
@@ -477,6 +476,7 @@ fn get(
             Fault::upstream("the upstream's manifest cannot be used", fault.message)
         })?;
     let _keep = storage.keep().map_err(internal)?;
+    let _changing = storage.changing(name);
     write_manifest(
         storage,
         name,

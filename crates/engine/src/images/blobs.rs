@@ -2,14 +2,14 @@
 //! came from, always with the digest that the manifest names; and dropping those that can be
 //! had again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_image::archive::{PackError, Packing, pack_blob, pack_layer};
 use gantry_image::digest::Digest;
 use gantry_image::model::{Descriptor, Document, media_type};
 use gantry_image::reference::Reference;
 use gantry_image::registry::{Client, ClientOptions};
-use gantry_image::store::Store as ContentStore;
+use gantry_image::store::{Store as ContentStore, StoreError};
 
 use super::{ImageError, content_error, manifest_of, parse_config};
 use crate::Engine;
@@ -77,9 +77,11 @@ impl Engine {
         let diff_ids = parse_config(row)?.rootfs.diff_ids;
         let mut staged = Vec::new();
         let mut packed_layers: BTreeMap<Digest, Descriptor> = BTreeMap::new();
+        let mut is_changed = false;
         let ingest = content.ingest().map_err(content_error)?;
         for (layer, diff_id) in manifest.layers.iter_mut().zip(&diff_ids) {
             if let Some(known) = packed_layers.get(diff_id) {
+                is_changed |= known.digest != layer.digest;
                 *layer = known.clone();
                 continue;
             }
@@ -117,14 +119,12 @@ impl Engine {
             if !content.has_blob(&new.digest).map_err(content_error)? {
                 staged.push(packed.blob);
             }
+            is_changed |= new.digest != layer.digest;
             *layer = new.clone();
             packed_layers.insert(*diff_id, new);
         }
         let mut result = digest;
-        if packed_layers
-            .values()
-            .any(|layer| !diff_ids.contains(&layer.digest))
-        {
+        if is_changed {
             manifest.media_type = Some(media_type::MANIFEST.into());
             let bytes = serde_json::to_vec(&manifest).map_err(|source| Error::Record {
                 id: row.id.clone(),
@@ -179,26 +179,65 @@ impl Engine {
     }
 
     /// Drops the compressed layers of an image that can be had again from a registry. Those of
-    /// images that were loaded or made here stay: nothing else has them.
+    /// images that were loaded or made here stay: nothing else has them. The caller has claimed
+    /// the content store.
     pub(super) fn drop_blobs(
         &self,
         content: &ContentStore,
         manifest: &Digest,
     ) -> Result<u64, Error> {
-        let bytes = content
-            .read_blob(manifest, gantry_image::model::DOCUMENT_LIMIT)
-            .map_err(content_error)?;
+        let bytes = match content.read_blob(manifest, gantry_image::model::DOCUMENT_LIMIT) {
+            Ok(bytes) => bytes,
+            // Somebody has just removed the image.
+            Err(StoreError::BlobMissing { .. }) => return Ok(0),
+            Err(error) => return Err(content_error(error)),
+        };
         let Ok(Document::Manifest(manifest)) = Document::parse(&bytes, None) else {
+            return Ok(0);
+        };
+        let Some(needed) = self.blobs_of_unpublished(content)? else {
             return Ok(0);
         };
         let mut freed = 0;
         for layer in &manifest.layers {
             let sources = self.store()?.blob_sources(&layer.digest.to_string())?;
-            if !sources.is_empty() && content.has_blob(&layer.digest).map_err(content_error)? {
+            if !sources.is_empty()
+                && !needed.contains(&layer.digest)
+                && content.has_blob(&layer.digest).map_err(content_error)?
+            {
                 content.remove_blob(&layer.digest).map_err(content_error)?;
                 freed += layer.size;
             }
         }
         Ok(freed)
+    }
+
+    /// Layers of images that no registry is known to have: who loaded one counts on what is
+    /// here, whether or not a repository of somebody else has a layer of it, too. Nothing if
+    /// that cannot be told.
+    fn blobs_of_unpublished(
+        &self,
+        content: &ContentStore,
+    ) -> Result<Option<BTreeSet<Digest>>, Error> {
+        let mut needed = BTreeSet::new();
+        let rows = self.store()?.images()?;
+        for row in rows {
+            // A pull and a push note where the configuration is. And what was made here can be
+            // packed again: its manifest may change.
+            let store = self.store()?;
+            if !store.blob_sources(&row.id)?.is_empty()
+                || store.made_manifest(&row.manifest)?.is_some()
+            {
+                continue;
+            }
+            drop(store);
+            match manifest_of(content, &row) {
+                Ok((_, manifest)) => {
+                    needed.extend(manifest.layers.iter().map(|layer| layer.digest));
+                }
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(Some(needed))
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use gantry_image::digest::Digest;
 use gantry_image::model::{DOCUMENT_LIMIT, Document, ImageConfig};
-use gantry_image::store::Store as ContentStore;
+use gantry_image::store::{Store as ContentStore, StoreError};
 
 use super::content_error;
 use crate::Engine;
@@ -27,6 +27,9 @@ impl Engine {
         let mut kept_layers = BTreeSet::new();
         let mut kept_blobs = BTreeSet::new();
         let mut damaged = false;
+        // Manifests and indexes that a row names.
+        let mut documents = BTreeSet::new();
+        let mut unsure = false;
         let (images, tags, facts, variants, made) = {
             let store = self.store()?;
             (
@@ -43,22 +46,30 @@ impl Engine {
                 // Nobody knows which layers are its own.
                 Err(_) => damaged = true,
             }
-            kept_blobs.extend(row.id.parse::<Digest>());
-            kept_blobs.extend(row.manifest.parse::<Digest>());
-        }
-        let targets = tags
-            .iter()
-            .map(|tag| &tag.digest)
-            .chain(facts.iter().map(|fact| &fact.target))
-            .chain(variants.iter().map(|(target, _)| target));
-        kept_blobs.extend(targets.filter_map(|digest| digest.parse::<Digest>().ok()));
-        // What was packed for a push is packed for the next one as well.
-        for (manifest, pushed) in &made {
-            if images.iter().any(|row| row.manifest == *manifest) {
-                kept_blobs.extend(pushed.parse::<Digest>());
+            match row.id.parse::<Digest>() {
+                Ok(id) => _ = kept_blobs.insert(id),
+                Err(_) => unsure = true,
             }
         }
-        keep_referred(&content, &mut kept_blobs);
+        // What was packed for a push is packed for the next one as well.
+        let packed = made
+            .iter()
+            .filter(|(manifest, _)| images.iter().any(|row| row.manifest == *manifest))
+            .map(|(_, packed)| packed);
+        let named = images
+            .iter()
+            .map(|row| &row.manifest)
+            .chain(tags.iter().map(|tag| &tag.digest))
+            .chain(facts.iter().map(|fact| &fact.target))
+            .chain(variants.iter().map(|(target, _)| target))
+            .chain(packed);
+        for digest in named.filter(|digest| !digest.is_empty()) {
+            match digest.parse::<Digest>() {
+                Ok(digest) => _ = documents.insert(digest),
+                Err(_) => unsure = true,
+            }
+        }
+        unsure |= !keep_referred(&content, &documents, &mut kept_blobs);
         let mut freed = 0;
         if !damaged {
             for layer in content.list_layers().map_err(content_error)? {
@@ -68,6 +79,9 @@ impl Engine {
                     freed += record.map_or(0, |record| record.bytes);
                 }
             }
+        }
+        if unsure {
+            return Ok(freed);
         }
         for blob in content.list_blobs().map_err(content_error)? {
             if !kept_blobs.contains(&blob) {
@@ -80,29 +94,113 @@ impl Engine {
     }
 }
 
-/// Adds the blobs that manifests and indexes among `blobs` refer to.
-fn keep_referred(content: &ContentStore, blobs: &mut BTreeSet<Digest>) {
-    let mut open: Vec<Digest> = blobs.iter().copied().collect();
+/// Adds `documents` and the blobs that they refer to; false if what one of them refers to is
+/// not known.
+fn keep_referred(
+    content: &ContentStore,
+    documents: &BTreeSet<Digest>,
+    blobs: &mut BTreeSet<Digest>,
+) -> bool {
+    let mut open: Vec<Digest> = documents.iter().copied().collect();
+    blobs.extend(documents);
     while let Some(digest) = open.pop() {
-        // What is not there, or is no document but a configuration, refers to nothing.
-        let Ok(bytes) = content.read_blob(&digest, DOCUMENT_LIMIT) else {
-            continue;
+        let bytes = match content.read_blob(&digest, DOCUMENT_LIMIT) {
+            Ok(bytes) => bytes,
+            // What is not here refers to nothing that this store would have to keep, and
+            // nothing of that size was ever taken for a document.
+            Err(StoreError::BlobMissing { .. } | StoreError::BlobTooLarge { .. }) => continue,
+            // Out of file descriptors, a bad disk, damage: it may refer to anything.
+            Err(_) => return false,
         };
-        let referred: Vec<Digest> = match Document::parse(&bytes, None) {
-            Ok(Document::Manifest(manifest)) => manifest
-                .layers
-                .into_iter()
-                .chain([manifest.config])
-                .map(|part| part.digest)
-                .collect(),
+        match Document::parse(&bytes, None) {
+            Ok(Document::Manifest(manifest)) => {
+                let parts = manifest.layers.into_iter().chain([manifest.config]);
+                blobs.extend(parts.map(|part| part.digest));
+            }
             Ok(Document::Index(index)) => {
                 let entries = index.manifests.into_iter().map(|entry| entry.digest);
-                let new: Vec<Digest> = entries.filter(|entry| !blobs.contains(entry)).collect();
-                open.extend(&new);
-                new
+                open.extend(entries.filter(|entry| blobs.insert(*entry)));
             }
-            Err(_) => continue,
+            Err(_) if documents.contains(&digest) => return false,
+            // An index may list what is no image.
+            Err(_) => {}
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A content store of its own; it goes with its value.
+    struct Scratch(ContentStore);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let directory =
+                std::env::temp_dir().join(format!("gantry-collect-{name}-{}", std::process::id()));
+            Scratch(ContentStore::open(&directory).unwrap())
+        }
+
+        fn add(&self, bytes: &[u8]) -> Digest {
+            let ingest = self.0.ingest().unwrap();
+            let blob = ingest.blob_of(bytes).unwrap();
+            ingest.commit(vec![blob], Vec::new()).unwrap();
+            Digest::of(bytes)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(self.0.root());
+        }
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_read_may_refer_to_anything() {
+        let here = Scratch::new("unreadable");
+        let layer = here.add(b"layer");
+        let config = here.add(b"{}");
+        let manifest = here.add(
+            format!(
+                r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{config}","size":2}},
+                "layers":[{{"mediaType":"l","digest":"{layer}","size":5}}]}}"#
+            )
+            .as_bytes(),
+        );
+        let other = here.add(br#"{"mediaType":"text/x"}"#);
+        let index = here.add(
+            format!(
+                r#"{{"schemaVersion":2,"manifests":[
+                {{"mediaType":"m","digest":"{manifest}","size":9}},
+                {{"mediaType":"m","digest":"{other}","size":9}},
+                {{"mediaType":"m","digest":"{}","size":9}}]}}"#,
+                Digest::of(b"of another platform")
+            )
+            .as_bytes(),
+        );
+        let referred = |named: &[Digest]| {
+            let mut blobs = BTreeSet::new();
+            let sure = keep_referred(&here.0, &named.iter().copied().collect(), &mut blobs);
+            (sure, blobs)
         };
-        blobs.extend(referred);
+        let (sure, blobs) = referred(&[index]);
+        assert!(sure);
+        for blob in [layer, config, manifest, other, index] {
+            assert!(blobs.contains(&blob));
+        }
+        assert!(referred(&[Digest::of(b"not here")]).0);
+        assert!(!referred(&[index, other]).0, "a row names it");
+        let path = here.0.blob_path(&manifest);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, b"damaged").unwrap();
+        assert!(!referred(&[index]).0, "another digest");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("loop", &path).unwrap();
+        assert!(!referred(&[index]).0, "an error of the file system");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, whole).unwrap();
+        assert!(referred(&[index]).0);
     }
 }

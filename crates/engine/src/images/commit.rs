@@ -1,7 +1,9 @@
 //! Containers as images and as archives.
 
+use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use gantry_image::archive::{Form, write_tree};
 use gantry_image::commit::{CommitOptions, commit};
@@ -16,6 +18,8 @@ use super::{ImageError, content_error, parse_config, row_of};
 use crate::Engine;
 use crate::config::{ContainerConfig, MountSource};
 use crate::error::Error;
+use crate::operation::{Operation, frozen_mark};
+use crate::store::{ContainerRow, ImageRow, Phase};
 
 /// What to commit.
 #[derive(Clone, Debug, Default)]
@@ -35,9 +39,13 @@ pub struct Committed<'a> {
 }
 
 /// A container that goes on when this is dropped.
-struct Paused(Option<Group>);
+struct Paused {
+    group: Option<Group>,
+    mark: PathBuf,
+}
 
 impl Paused {
+    /// The caller holds the container's operation.
     fn now(engine: &Engine, id: &str, name: &str) -> Result<Paused, Error> {
         let failed = |source| ImageError::Pause {
             action: "pause",
@@ -46,20 +54,36 @@ impl Paused {
         };
         let layout = Layout::detect().map_err(failed)?;
         let group = Group::open(&layout, &engine.roots().cgroup(id)).map_err(failed)?;
+        let mark = frozen_mark(engine.roots(), id);
         // One that is frozen already is somebody else's to thaw.
         if group.is_frozen().map_err(failed)? {
-            return Ok(Paused(None));
+            return Ok(Paused { group: None, mark });
         }
-        group.freeze().map_err(failed)?;
-        Ok(Paused(Some(group)))
+        // First the mark: who kills this process in between must not leave it frozen for ever.
+        fs::write(&mark, b"").map_err(|source| Error::Path {
+            action: "make",
+            path: mark.clone(),
+            source,
+        })?;
+        // From here on it is thawed, whatever happens.
+        let paused = Paused {
+            group: Some(group),
+            mark,
+        };
+        if let Some(group) = &paused.group {
+            group.freeze().map_err(failed)?;
+        }
+        Ok(paused)
     }
 }
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        if let Some(group) = self.0.take() {
-            // Nobody could be told; `gantry kill` still works on what stays frozen.
-            let _ = group.thaw();
+        // Nobody could be told. With the mark left, the next command tries again.
+        if let Some(group) = self.group.take()
+            && group.thaw().is_ok()
+        {
+            let _ = fs::remove_file(&self.mark);
         }
     }
 }
@@ -68,56 +92,110 @@ impl Engine {
     /// Makes an image of a container; returns its id.
     ///
     /// # Errors
-    /// [`Error::NoSuchContainer`], [`ImageError::Commit`], [`ImageError::Pause`].
+    /// [`Error::NoSuchContainer`], [`Error::Busy`], [`ImageError::Commit`],
+    /// [`ImageError::Pause`].
     pub fn commit(&self, request: &Committed<'_>) -> Result<String, Error> {
         let name = new_name(request.name)?;
         let changes = parse_changes(request.changes)?;
-        let row = self.find(request.container)?;
-        let config = self.config_of(&row)?;
-        let image = self
-            .store()?
-            .image(&row.image_id)?
-            .ok_or_else(|| Error::NoSuchImage {
-                name: config.image.clone(),
+        self.with_container(request.container, |row| {
+            let config = self.config_of(row)?;
+            let (image, base) = self.image_of(row)?;
+            let (content, _kept) = self.content_to_fill()?;
+            let manifest: Digest = image.manifest.parse().map_err(|_| Error::MissingLayer {
+                image: image.id.clone(),
+                layer: image.manifest.clone(),
             })?;
-        let base = parse_config(&image)?;
-        let (content, _kept) = self.content_to_fill()?;
-        let manifest: Digest = image.manifest.parse().map_err(|_| Error::MissingLayer {
-            image: image.id.clone(),
-            layer: image.manifest.clone(),
-        })?;
-        let upper = open_directory(&self.roots.container_data(&row.id).join("upper"))?;
-        let paused = if request.pause && self.is_running(&row.id) {
-            Some(Paused::now(self, &row.id, request.container)?)
-        } else {
-            None
-        };
-        let mut words = config.entrypoint.clone();
-        words.extend(config.cmd.iter().cloned());
-        let options = CommitOptions {
-            base: (&manifest, &base),
-            upper: upper.as_fd(),
-            config: runtime_config(&base, &config),
-            changes,
-            author: request.author.into(),
-            message: request.message.into(),
-            created_by: words.join(" "),
-        };
-        let made = commit(&content, options).map_err(|source| ImageError::Commit {
-            container: request.container.into(),
-            source: Box::new(source),
-        })?;
-        drop(paused);
-        self.record_made(row_of(&made), name.as_ref())
+            let upper = open_directory(&self.roots.container_data(&row.id).join("upper"))?;
+            let paused = if request.pause && self.is_running(&row.id) {
+                match Paused::now(self, &row.id, request.container) {
+                    // It has ended just now.
+                    Err(_) if !self.is_running(&row.id) => None,
+                    other => Some(other?),
+                }
+            } else {
+                None
+            };
+            let mut words = config.entrypoint.clone();
+            words.extend(config.cmd.iter().cloned());
+            let options = CommitOptions {
+                base: (&manifest, &base),
+                upper: upper.as_fd(),
+                config: runtime_config(&base, &config),
+                changes,
+                author: request.author.into(),
+                message: request.message.into(),
+                created_by: words.join(" "),
+            };
+            let made = commit(&content, options).map_err(|source| ImageError::Commit {
+                container: request.container.into(),
+                source: Box::new(source),
+            })?;
+            drop(paused);
+            self.check_still_there(row, request.container)?;
+            self.record_made(row_of(&made), name.as_ref())
+        })
     }
 
     /// Writes the file system of a container as a tar archive: the image's layers and its own,
     /// without what is mounted there.
     ///
     /// # Errors
-    /// [`Error::NoSuchContainer`], [`ImageError::Export`].
+    /// [`Error::NoSuchContainer`], [`Error::Busy`], [`ImageError::Export`].
     pub fn export(&self, name: &str, output: &mut dyn Write) -> Result<(), Error> {
-        let row = self.find(name)?;
+        self.with_container(name, |row| {
+            let (_, config) = self.image_of(row)?;
+            let content = self.content()?;
+            let _kept = content.keep().map_err(content_error)?;
+            let mut layers = vec![
+                open_directory(&self.roots.container_data(&row.id).join("upper"))?,
+                open_directory(&crate::init_layer::ensure(&self.roots)?)?,
+            ];
+            for layer in config.rootfs.diff_ids.iter().rev() {
+                layers.push(content.open_layer(layer).map_err(content_error)?);
+            }
+            let layers: Vec<BorrowedFd<'_>> = layers.iter().map(AsFd::as_fd).collect();
+            write_tree(&layers, Form::Merged, output).map_err(|source| ImageError::Export {
+                container: name.into(),
+                source: Box::new(source),
+            })?;
+            self.check_still_there(row, name)
+        })
+    }
+
+    /// Does something with a container that is not removed meanwhile: a removal waits.
+    fn with_container<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&ContainerRow) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let found = self.find(name)?;
+        let operation = Operation::begin(&self.roots, &found.id)?;
+        // What whoever held it before has left. As for a start: what has not run yet has no end,
+        // and would be taken for it if it is to be removed at its end.
+        if self.roots.container_run(&found.id).exists() {
+            self.settle_locked(&found.id)?;
+        }
+        let result = self
+            .check_still_there(&found, name)
+            .and_then(|()| work(&found));
+        if frozen_mark(&self.roots, &found.id).exists() {
+            // It could not be thawed. The mark of the operation has the next command try again.
+            drop(operation);
+        } else {
+            operation.finish();
+        }
+        result
+    }
+
+    fn check_still_there(&self, row: &ContainerRow, name: &str) -> Result<(), Error> {
+        match self.store()?.container(&row.id)? {
+            Some(row) if row.phase == Phase::Present => Ok(()),
+            _ => Err(Error::NoSuchContainer { name: name.into() }),
+        }
+    }
+
+    /// The image of a container, and its configuration.
+    fn image_of(&self, row: &ContainerRow) -> Result<(ImageRow, ImageConfig), Error> {
         let image = self
             .store()?
             .image(&row.image_id)?
@@ -125,20 +203,7 @@ impl Engine {
                 name: row.image_id.clone(),
             })?;
         let config = parse_config(&image)?;
-        let content = self.content()?;
-        let mut layers = vec![
-            open_directory(&self.roots.container_data(&row.id).join("upper"))?,
-            open_directory(&crate::init_layer::ensure(&self.roots)?)?,
-        ];
-        for layer in config.rootfs.diff_ids.iter().rev() {
-            layers.push(content.open_layer(layer).map_err(content_error)?);
-        }
-        let layers: Vec<BorrowedFd<'_>> = layers.iter().map(AsFd::as_fd).collect();
-        write_tree(&layers, Form::Merged, output).map_err(|source| ImageError::Export {
-            container: name.into(),
-            source: Box::new(source),
-        })?;
-        Ok(())
+        Ok((image, config))
     }
 }
 

@@ -9,7 +9,7 @@ use gantry_image::reference::Reference;
 use gantry_image::registry::{Client, ClientOptions};
 use gantry_image::store::Store as ContentStore;
 
-use super::{parse, parse_platform, row_of};
+use super::{content_error, parse, parse_platform, row_of};
 use crate::Engine;
 use crate::error::Error;
 use crate::store::{NewImages, TagFact, TagRow};
@@ -74,7 +74,7 @@ impl Engine {
     ) -> Result<PullOutcome, Error> {
         let reference = parse(request.name)?.with_default_tag();
         let platform = request.platform.map(parse_platform).transpose()?;
-        let (content, _kept) = self.content_to_fill()?;
+        let (content, kept) = self.content_to_fill()?;
         // The store is asked for first, so that a data root that cannot be written shows now.
         drop(self.store()?);
         let mut options = PullOptions::default();
@@ -100,7 +100,11 @@ impl Engine {
                 }
             })?;
         let digest = self.record_pull(&content, &reference, &pulled)?;
-        if request.drop_blobs {
+        // It is on record. Others who hold the store may count on the blobs: then they stay.
+        drop(kept);
+        if request.drop_blobs
+            && let Some(_claim) = content.claim().map_err(content_error)?
+        {
             self.drop_blobs(&content, &pulled.manifest_digest)?;
         }
         let up_to_date = outcome
@@ -155,15 +159,15 @@ impl Engine {
         let row = row_of(pulled);
         let tag = TagRow {
             repository: reference.name(),
-            tag: reference.tag().unwrap_or_default().into(),
+            tag: tag_to_give(reference).into(),
             digest: target.clone(),
             image_id: row.id.clone(),
         };
-        let facts: Vec<TagFact> = reference
-            .tag()
-            .map(|name| TagFact {
+        let facts: Vec<TagFact> = Some(&tag)
+            .filter(|tag| !tag.tag.is_empty())
+            .map(|tag| TagFact {
                 repository: tag.repository.clone(),
-                tag: name.into(),
+                tag: tag.tag.clone(),
                 target: target.clone(),
                 tagged_at: gantry_supervisor::record::now(),
             })
@@ -194,5 +198,33 @@ impl Engine {
             ..NewImages::default()
         })?;
         Ok(target)
+    }
+}
+
+/// The tag that a pull gives what it brought. Nobody has checked that a tag beside a digest is
+/// that image's, and the image that has the tag here keeps it.
+fn tag_to_give(reference: &Reference) -> &str {
+    match reference.digest() {
+        Some(_) => "",
+        None => reference.tag().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_gives_no_tag() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (name, tag) in [
+            ("a".to_owned(), "latest"),
+            ("a:1".to_owned(), "1"),
+            (format!("a@{digest}"), ""),
+            (format!("a:1@{digest}"), ""),
+        ] {
+            let reference = Reference::parse(&name).unwrap().with_default_tag();
+            assert_eq!(tag_to_give(&reference), tag, "{name}");
+        }
     }
 }

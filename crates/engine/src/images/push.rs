@@ -13,7 +13,7 @@ use super::blobs::Fetch;
 use super::{ImageError, familiar_repository, parse};
 use crate::Engine;
 use crate::error::Error;
-use crate::store::{NewImages, TagRow};
+use crate::store::TagRow;
 
 /// What a push has brought about.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -142,10 +142,6 @@ impl Engine {
 
     /// Notes the digest under which an image can be pulled from now on, and where its blobs are.
     fn record_push(&self, tag: &TagRow, reference: &Reference, digest: &str) -> Result<(), Error> {
-        let named = TagRow {
-            digest: digest.into(),
-            ..tag.clone()
-        };
         let content = self.content()?;
         let blobs = digest
             .parse::<Digest>()
@@ -155,11 +151,7 @@ impl Engine {
             .into_iter()
             .map(|blob| (blob.to_string(), reference.name()))
             .collect();
-        self.store()?.put_images(&NewImages {
-            tags: &[named],
-            sources: &sources,
-            ..NewImages::default()
-        })
+        self.store()?.note_push(tag, digest, &sources)
     }
 }
 

@@ -9,7 +9,7 @@ use gantry_image::reference::Reference;
 use super::{ImageError, ImageSummary, familiar_repository, short};
 use crate::Engine;
 use crate::error::Error;
-use crate::store::{ImageRow, NewImages, TagRow};
+use crate::store::{Bonds, ImageRow, TagRow};
 
 /// One step of a removal.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -37,6 +37,40 @@ impl Name {
     }
 }
 
+/// What a removal leaves of an image's names, and what it says of the others.
+struct Plan {
+    left: Vec<TagRow>,
+    untagged: Vec<String>,
+}
+
+impl Plan {
+    fn new(known: &Bonds) -> Plan {
+        Plan {
+            left: known.tags.clone(),
+            untagged: Vec::new(),
+        }
+    }
+
+    /// Takes one name away. The digest stays when a tag goes, and a tag when its digest goes.
+    fn untag(&mut self, name: &Name) {
+        let mut left: Vec<TagRow> = Vec::new();
+        for mut row in std::mem::take(&mut self.left) {
+            let same = row.repository == name.row.repository && row.digest == name.row.digest;
+            if name.by_digest && same {
+                row.digest.clear();
+            } else if !name.by_digest && same && row.tag == name.row.tag {
+                row.tag.clear();
+            }
+            let names_something = !row.tag.is_empty() || !row.digest.is_empty();
+            if names_something && !left.contains(&row) {
+                left.push(row);
+            }
+        }
+        self.left = left;
+        self.untagged.push(name.familiar());
+    }
+}
+
 impl Engine {
     /// Takes a name of an image away, and the image itself with its last name.
     ///
@@ -54,63 +88,85 @@ impl Engine {
     }
 
     fn remove_image_rows(&self, given: &str, force: bool) -> Result<Vec<Removal>, Error> {
-        let row = self
-            .find_image_here(given)?
-            .ok_or_else(|| Error::NoSuchImage { name: given.into() })?;
-        let names = self.names_of(&row.id)?;
-        let users = self.store()?.image_users(&row.id)?;
-        let mut removals = Vec::new();
-        let chosen = names.iter().find(|name| means(name, given));
-        match chosen {
-            Some(chosen) => {
-                if !force
-                    && is_single(&names)
-                    && let Some(user) = users.first()
-                {
-                    return Err(ImageError::NameInUse {
-                        name: given.into(),
-                        container: short(user).into(),
-                        id: short(&row.id).into(),
-                    }
-                    .into());
-                }
-                self.untag(chosen, &mut removals)?;
-                let repository = &chosen.row.repository;
-                let mut left = self.names_of(&row.id)?;
-                // Digests of a repository go with its last tag.
-                if !chosen.by_digest
-                    && !left
-                        .iter()
-                        .any(|name| !name.by_digest && name.row.repository == *repository)
-                {
-                    for name in left
-                        .iter()
-                        .filter(|name| name.row.repository == *repository)
-                    {
-                        self.untag(name, &mut removals)?;
-                    }
-                    left = self.names_of(&row.id)?;
-                }
-                if !left.is_empty() {
-                    return Ok(removals);
-                }
-                // Its last name is gone, and with force it stays for whom it serves.
-                if !users.is_empty() {
-                    return Ok(removals);
-                }
+        loop {
+            let row = self
+                .find_image_here(given)?
+                .ok_or_else(|| Error::NoSuchImage { name: given.into() })?;
+            let known = self.store()?.image_bonds(&row.id)?;
+            let plan = self.plan_removal(given, &row, &known, force)?;
+            if let Some(removals) = self.carry_out(&row, &known, plan)? {
+                return Ok(removals);
             }
-            None => {
-                self.check_removal_by_id(given, &row, &names, &users, force)?;
-                for name in &names {
-                    self.untag(name, &mut removals)?;
-                }
-                if !users.is_empty() {
-                    return Ok(removals);
-                }
+            // Somebody has named it, or uses it, since it was looked at: the same rules for that.
+        }
+    }
+
+    /// What a removal of `given` takes away, by what is known.
+    fn plan_removal(
+        &self,
+        given: &str,
+        row: &ImageRow,
+        known: &Bonds,
+        force: bool,
+    ) -> Result<Plan, Error> {
+        let names = names_of(&known.tags);
+        let mut plan = Plan::new(known);
+        let Some(chosen) = names.iter().find(|name| means(name, given)) else {
+            self.check_removal_by_id(given, row, &names, &known.users, force)?;
+            for name in &names {
+                plan.untag(name);
+            }
+            return Ok(plan);
+        };
+        if !force
+            && is_single(&names)
+            && let Some(user) = known.users.first()
+        {
+            return Err(ImageError::NameInUse {
+                name: given.into(),
+                container: short(user).into(),
+                id: short(&row.id).into(),
+            }
+            .into());
+        }
+        plan.untag(chosen);
+        let repository = &chosen.row.repository;
+        let mut of_repository = names_of(&plan.left);
+        of_repository.retain(|name| name.row.repository == *repository);
+        // Digests of a repository go with its last tag.
+        if !chosen.by_digest && of_repository.iter().all(|name| name.by_digest) {
+            for name in &of_repository {
+                plan.untag(name);
             }
         }
-        self.delete(&row, &mut removals)?;
-        Ok(removals)
+        Ok(plan)
+    }
+
+    /// Takes the names away, and the image with the last one unless containers use it: with
+    /// force its names go, and it stays for whom it serves. Nothing is done and returned if what
+    /// is `known` is no longer so.
+    fn carry_out(
+        &self,
+        row: &ImageRow,
+        known: &Bonds,
+        plan: Plan,
+    ) -> Result<Option<Vec<Removal>>, Error> {
+        let remove = plan.left.is_empty() && known.users.is_empty();
+        // They are no longer known as such once it is gone.
+        let siblings = if remove {
+            self.siblings(&row.id)?
+        } else {
+            Vec::new()
+        };
+        if !self.store()?.loosen(&row.id, known, &plan.left, remove)? {
+            return Ok(None);
+        }
+        let mut removals: Vec<Removal> = plan.untagged.into_iter().map(Removal::Untagged).collect();
+        if remove {
+            self.note_deleted(row, &mut removals)?;
+            self.remove_siblings(siblings, &mut removals)?;
+        }
+        Ok(Some(removals))
     }
 
     fn check_removal_by_id(
@@ -150,92 +206,53 @@ impl Engine {
         }
     }
 
-    /// Names of an image, tags first.
-    fn names_of(&self, id: &str) -> Result<Vec<Name>, Error> {
-        let tags = self.store()?.tags()?;
-        let rows: Vec<TagRow> = tags.into_iter().filter(|tag| tag.image_id == id).collect();
-        let tags = rows.iter().filter(|row| !row.tag.is_empty());
-        let mut names: Vec<Name> = tags
-            .map(|row| Name {
-                row: row.clone(),
-                by_digest: false,
-            })
-            .collect();
-        let mut seen = BTreeSet::new();
-        for row in rows.iter().filter(|row| !row.digest.is_empty()) {
-            if seen.insert((row.repository.clone(), row.digest.clone())) {
-                names.push(Name {
-                    row: row.clone(),
-                    by_digest: true,
-                });
-            }
-        }
-        Ok(names)
-    }
-
-    fn untag(&self, name: &Name, removals: &mut Vec<Removal>) -> Result<(), Error> {
-        let mut store = self.store()?;
-        if !name.by_digest {
-            store.remove_tag(&name.row)?;
-            if !name.row.digest.is_empty() {
-                store.keep_digest(&name.row)?;
-            }
-        } else {
-            for row in store.tags()? {
-                let same = row.repository == name.row.repository
-                    && row.digest == name.row.digest
-                    && row.image_id == name.row.image_id;
-                if !same {
-                    continue;
-                }
-                if row.tag.is_empty() {
-                    store.remove_tag(&row)?;
-                } else {
-                    let plain = TagRow {
-                        digest: String::new(),
-                        ..row
-                    };
-                    store.put_images(&NewImages {
-                        tags: &[plain],
-                        ..NewImages::default()
-                    })?;
-                }
-            }
-        }
-        removals.push(Removal::Untagged(name.familiar()));
+    fn note_deleted(&self, row: &ImageRow, removals: &mut Vec<Removal>) -> Result<(), Error> {
+        removals.push(Removal::Deleted(row.id.clone()));
+        removals.extend(self.chains_only_of(row)?.into_iter().map(Removal::Deleted));
         Ok(())
     }
 
-    /// Takes an image without names off record, and the other images of its index that nothing
-    /// names or uses.
-    fn delete(&self, row: &ImageRow, removals: &mut Vec<Removal>) -> Result<(), Error> {
-        let (variants, facts) = {
-            let store = self.store()?;
-            (store.variants()?, store.tag_facts()?)
-        };
-        let mut going = vec![row.clone()];
+    /// Images that came with this one in an index.
+    fn siblings(&self, id: &str) -> Result<Vec<(String, ImageRow)>, Error> {
+        let variants = self.store()?.variants()?;
         let targets: BTreeSet<&String> = variants
             .iter()
-            .filter(|(_, image)| *image == row.id)
+            .filter(|(_, image)| image == id)
             .map(|(target, _)| target)
             .collect();
+        let mut siblings = Vec::new();
         for (target, image) in &variants {
-            let named = facts.iter().any(|fact| fact.target == *target);
-            if *image == row.id || !targets.contains(target) || named {
-                continue;
-            }
-            let tagged = self.names_of(image)?.iter().any(|name| !name.by_digest);
-            if let (false, Some(other)) = (tagged, self.store()?.image(image)?) {
-                going.push(other);
+            if image != id
+                && targets.contains(target)
+                && let Some(row) = { self.store()?.image(image)? }
+            {
+                siblings.push((target.clone(), row));
             }
         }
-        for row in going {
-            let removed = self.store()?.remove_image(&row.id)?;
-            if !removed {
+        Ok(siblings)
+    }
+
+    /// Takes images of an index off record that went by the name of one that is gone, if nothing
+    /// names or uses them.
+    fn remove_siblings(
+        &self,
+        siblings: Vec<(String, ImageRow)>,
+        removals: &mut Vec<Removal>,
+    ) -> Result<(), Error> {
+        for (target, row) in siblings {
+            let named = self
+                .store()?
+                .tag_facts()?
+                .iter()
+                .any(|fact| fact.target == target);
+            let known = self.store()?.image_bonds(&row.id)?;
+            let tagged = known.tags.iter().any(|tag| !tag.tag.is_empty());
+            if named || tagged || !known.users.is_empty() {
                 continue;
             }
-            removals.push(Removal::Deleted(row.id.clone()));
-            removals.extend(self.chains_only_of(&row)?.into_iter().map(Removal::Deleted));
+            if self.store()?.loosen(&row.id, &known, &[], true)? {
+                self.note_deleted(&row, removals)?;
+            }
         }
         Ok(())
     }
@@ -274,19 +291,48 @@ impl Engine {
             if kept {
                 continue;
             }
-            let names = self.names_of(&summary.id)?;
-            for name in &names {
-                self.untag(name, &mut removals)?;
-            }
             // Not within the condition: the store would stay borrowed in the body.
             let row = self.store()?.image(&summary.id)?;
-            if let Some(row) = row {
-                self.delete(&row, &mut removals)?;
+            let Some(row) = row else { continue };
+            let known = self.store()?.image_bonds(&row.id)?;
+            let tagged = known.tags.iter().any(|tag| !tag.tag.is_empty());
+            // What has changed since the list was made.
+            if !known.users.is_empty() || (!all && tagged) {
+                continue;
+            }
+            let mut plan = Plan::new(&known);
+            for name in names_of(&known.tags) {
+                plan.untag(&name);
+            }
+            // Otherwise it has just got a name or a user, and stays.
+            if let Some(removed) = self.carry_out(&row, &known, plan)? {
+                removals.extend(removed);
             }
         }
         let freed = self.remove_unused_content()?;
         Ok((removals, freed))
     }
+}
+
+/// Names that rows of one image give it, tags first.
+fn names_of(rows: &[TagRow]) -> Vec<Name> {
+    let tags = rows.iter().filter(|row| !row.tag.is_empty());
+    let mut names: Vec<Name> = tags
+        .map(|row| Name {
+            row: row.clone(),
+            by_digest: false,
+        })
+        .collect();
+    let mut seen = BTreeSet::new();
+    for row in rows.iter().filter(|row| !row.digest.is_empty()) {
+        if seen.insert((row.repository.clone(), row.digest.clone())) {
+            names.push(Name {
+                row: row.clone(),
+                by_digest: true,
+            });
+        }
+    }
+    names
 }
 
 /// Whether a name that the user gave means this one.
@@ -365,6 +411,31 @@ mod tests {
         ] {
             let shown: Vec<String> = names.iter().map(Name::familiar).collect();
             assert_eq!(is_single(&names), single, "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_leaves_its_digest_and_a_digest_its_tag() {
+        let row = |tag: &str, digest: &str| name("r", tag, digest).row;
+        for (rows, chosen, left) in [
+            (vec![row("1", "")], 0, vec![]),
+            (vec![row("1", "d")], 0, vec![row("", "d")]),
+            (vec![row("1", "d")], 1, vec![row("1", "")]),
+            (vec![row("", "d"), row("1", "d")], 0, vec![row("", "d")]),
+            (vec![row("", "d"), row("1", "d")], 1, vec![row("1", "")]),
+            (
+                vec![row("1", "d"), row("2", "e")],
+                1,
+                vec![row("1", "d"), row("", "e")],
+            ),
+        ] {
+            let known = Bonds {
+                tags: rows,
+                users: Vec::new(),
+            };
+            let mut plan = Plan::new(&known);
+            plan.untag(&names_of(&known.tags)[chosen]);
+            assert_eq!(plan.left, left, "{:?} {chosen}", known.tags);
         }
     }
 

@@ -37,6 +37,15 @@ pub struct TagFact {
     pub tagged_at: i64,
 }
 
+/// What keeps an image: its names and the containers that use it, each sorted.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Bonds {
+    /// Its names.
+    pub tags: Vec<TagRow>,
+    /// Ids of the containers.
+    pub users: Vec<String>,
+}
+
 /// Images and names that go on record at once.
 #[derive(Clone, Debug, Default)]
 pub struct NewImages<'a> {
@@ -67,7 +76,81 @@ impl Store {
             source,
         };
         self.write(Durability::Full, |transaction| {
-            put(transaction, new).map_err(fail)
+            match put(transaction, new).map_err(fail)? {
+                None => Ok(()),
+                Some(name) => Err(Error::NoSuchImage { name }),
+            }
+        })
+    }
+
+    /// Notes the digest under which a pushed name can be pulled, unless the name has gone to
+    /// another image or away since `tag` was read; and who has the blobs, in any case.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn note_push(
+        &mut self,
+        tag: &TagRow,
+        digest: &str,
+        sources: &[(String, String)],
+    ) -> Result<(), Error> {
+        let path = self.path.clone();
+        let fail = |source| Error::Store {
+            path: path.clone(),
+            source,
+        };
+        let note = if tag.tag.is_empty() {
+            // A name by digest stays what it is; the new digest is a further one.
+            "INSERT OR IGNORE INTO tags SELECT repository, tag, ?1, image_id FROM tags \
+             WHERE repository = ?2 AND tag = ?3 AND image_id = ?4 LIMIT 1"
+        } else {
+            "UPDATE tags SET digest = ?1 WHERE repository = ?2 AND tag = ?3 AND image_id = ?4"
+        };
+        self.write(Durability::Full, |transaction| {
+            transaction
+                .execute(note, params![digest, tag.repository, tag.tag, tag.image_id])
+                .map_err(fail)?;
+            let new = NewImages {
+                sources,
+                ..NewImages::default()
+            };
+            put(transaction, &new).map_err(fail)?;
+            Ok(())
+        })
+    }
+
+    /// Names and users of an image, as one transaction sees them.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn image_bonds(&mut self, id: &str) -> Result<Bonds, Error> {
+        let path = self.path.clone();
+        self.connection
+            .transaction()
+            .and_then(|transaction| bonds(&transaction, id))
+            .map_err(|source| Error::Store { path, source })
+    }
+
+    /// Leaves an image with the names `left` only, and takes it off record if `remove` says so.
+    /// False, and nothing is changed, unless its names and users are still the `known` ones:
+    /// what was decided by them must be decided again.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn loosen(
+        &mut self,
+        id: &str,
+        known: &Bonds,
+        left: &[TagRow],
+        remove: bool,
+    ) -> Result<bool, Error> {
+        let path = self.path.clone();
+        let fail = |source| Error::Store {
+            path: path.clone(),
+            source,
+        };
+        self.write(Durability::Full, |transaction| {
+            loosen(transaction, id, known, left, remove).map_err(fail)
         })
     }
 
@@ -235,85 +318,61 @@ impl Store {
             tag_row,
         )
     }
-
-    /// Takes a name away.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn remove_tag(&mut self, tag: &TagRow) -> Result<(), Error> {
-        let path = self.path.clone();
-        self.write(Durability::Full, |transaction| {
-            transaction
-                .execute(
-                    "DELETE FROM tags WHERE repository = ?1 AND tag = ?2 AND digest = ?3",
-                    params![tag.repository, tag.tag, tag.digest],
-                )
-                .and_then(|_| transaction.execute_batch(ADDITIONS))
-                .and_then(|()| {
-                    transaction.execute(
-                        "DELETE FROM tag_facts WHERE repository = ?1 AND tag = ?2",
-                        params![tag.repository, tag.tag],
-                    )
-                })
-                .map_err(|source| Error::Store { path, source })?;
-            Ok(())
-        })
-    }
-
-    /// Replaces a name's digest, which is what stays when its tag goes.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn keep_digest(&mut self, tag: &TagRow) -> Result<(), Error> {
-        let path = self.path.clone();
-        self.write(Durability::Full, |transaction| {
-            transaction
-                .execute(
-                    "INSERT OR REPLACE INTO tags VALUES (?1, '', ?2, ?3)",
-                    params![tag.repository, tag.digest, tag.image_id],
-                )
-                .map_err(|source| Error::Store { path, source })?;
-            Ok(())
-        })
-    }
-
-    /// Takes an image off record, with all its names; false while a container uses it.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn remove_image(&mut self, id: &str) -> Result<bool, Error> {
-        let path = self.path.clone();
-        let fail = |source| Error::Store {
-            path: path.clone(),
-            source,
-        };
-        self.write(Durability::Full, |transaction| {
-            let users: i64 = transaction
-                .query_row(
-                    "SELECT count(*) FROM containers WHERE image_id = ?1",
-                    [id],
-                    |row| row.get(0),
-                )
-                .map_err(fail)?;
-            if users > 0 {
-                return Ok(false);
-            }
-            transaction
-                .execute("DELETE FROM tags WHERE image_id = ?1", [id])
-                .map_err(fail)?;
-            transaction.execute_batch(ADDITIONS).map_err(fail)?;
-            transaction
-                .execute("DELETE FROM variants WHERE image_id = ?1", [id])
-                .map_err(fail)?;
-            transaction
-                .execute("DELETE FROM images WHERE id = ?1", [id])
-                .map_err(fail)?;
-            Ok(true)
-        })
-    }
 }
 
-fn put(transaction: &Transaction<'_>, new: &NewImages<'_>) -> rusqlite::Result<()> {
+fn bonds(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Bonds> {
+    let tags = transaction
+        .prepare_cached(
+            "SELECT repository, tag, digest, image_id FROM tags WHERE image_id = ?1 \
+             ORDER BY repository, tag, digest",
+        )?
+        .query_map([id], tag_row)?
+        .collect::<rusqlite::Result<_>>()?;
+    let users = transaction
+        .prepare_cached("SELECT id FROM containers WHERE image_id = ?1 ORDER BY id")?
+        .query_map([id], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Bonds { tags, users })
+}
+
+fn loosen(
+    transaction: &Transaction<'_>,
+    id: &str,
+    known: &Bonds,
+    left: &[TagRow],
+    remove: bool,
+) -> rusqlite::Result<bool> {
+    let is_here = transaction
+        .query_row("SELECT 1 FROM images WHERE id = ?1", [id], |_| Ok(()))
+        .optional()?
+        .is_some();
+    if !is_here || bonds(transaction, id)? != *known {
+        return Ok(false);
+    }
+    transaction.execute_batch(ADDITIONS)?;
+    transaction.execute("DELETE FROM tags WHERE image_id = ?1", [id])?;
+    for tag in left {
+        transaction.execute(
+            "INSERT OR REPLACE INTO tags VALUES (?1, ?2, ?3, ?4)",
+            params![tag.repository, tag.tag, tag.digest, tag.image_id],
+        )?;
+    }
+    // Those of names that are gone by now, whoever has taken them away.
+    transaction.execute(
+        "DELETE FROM tag_facts WHERE NOT EXISTS (SELECT 1 FROM tags \
+         WHERE tags.repository = tag_facts.repository AND tags.tag = tag_facts.tag)",
+        [],
+    )?;
+    if remove {
+        transaction.execute("DELETE FROM variants WHERE image_id = ?1", [id])?;
+        transaction.execute("DELETE FROM images WHERE id = ?1", [id])?;
+    }
+    Ok(true)
+}
+
+/// Stores what is new; if an image that is to be named is not on record, its id, and then
+/// nothing may be committed.
+fn put(transaction: &Transaction<'_>, new: &NewImages<'_>) -> rusqlite::Result<Option<String>> {
     transaction.execute_batch(ADDITIONS)?;
     for image in new.images {
         transaction.execute(
@@ -322,6 +381,17 @@ fn put(transaction: &Transaction<'_>, new: &NewImages<'_>) -> rusqlite::Result<(
         )?;
     }
     for tag in new.tags {
+        // It was looked up before this transaction, and may have been removed meanwhile.
+        let has_image = transaction
+            .query_row(
+                "SELECT 1 FROM images WHERE id = ?1",
+                [&tag.image_id],
+                |_| Ok(()),
+            )
+            .optional()?;
+        if has_image.is_none() {
+            return Ok(Some(tag.image_id.clone()));
+        }
         // An image that loses its tag to another one is still known by its digest.
         transaction.execute(
             "INSERT OR IGNORE INTO tags SELECT repository, '', digest, image_id FROM tags \
@@ -362,7 +432,7 @@ fn put(transaction: &Transaction<'_>, new: &NewImages<'_>) -> rusqlite::Result<(
             [blob, repository],
         )?;
     }
-    Ok(())
+    Ok(None)
 }
 
 fn is_missing_table(error: &rusqlite::Error) -> bool {
@@ -385,4 +455,166 @@ fn tag_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<TagRow> {
         digest: row.get(2)?,
         image_id: row.get(3)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{ContainerRow, NewContainer, Phase};
+
+    /// A store of its own with the image `one` by the name `r:t`; it goes with its value.
+    struct Scratch {
+        store: Store,
+        directory: std::path::PathBuf,
+    }
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let directory =
+                std::env::temp_dir().join(format!("gantry-images-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&directory).unwrap();
+            let mut store = Store::open(&directory).unwrap();
+            store
+                .put_images(&NewImages {
+                    images: &[image("one"), image("two")],
+                    tags: &[tag("t", "", "one")],
+                    facts: &[fact("t")],
+                    ..NewImages::default()
+                })
+                .unwrap();
+            Scratch { store, directory }
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    fn image(id: &str) -> ImageRow {
+        ImageRow {
+            id: id.into(),
+            config: Vec::new(),
+            manifest: String::new(),
+            size: 0,
+        }
+    }
+
+    fn tag(tag: &str, digest: &str, image: &str) -> TagRow {
+        TagRow {
+            repository: "r".into(),
+            tag: tag.into(),
+            digest: digest.into(),
+            image_id: image.into(),
+        }
+    }
+
+    fn fact(tag: &str) -> TagFact {
+        TagFact {
+            repository: "r".into(),
+            tag: tag.into(),
+            target: "x".into(),
+            tagged_at: 1,
+        }
+    }
+
+    fn add_user(store: &mut Store, image: &str) {
+        let row = ContainerRow {
+            id: "c".into(),
+            name: "c".into(),
+            created_at: 0,
+            image_id: image.into(),
+            config: String::new(),
+            sandbox: String::new(),
+            phase: Phase::Present,
+            auto_remove: false,
+            last_run: None,
+        };
+        let new = NewContainer {
+            row: &row,
+            volumes: &[],
+        };
+        store.insert_container(&new).unwrap();
+    }
+
+    /// A push that takes minutes notes its digest only where the name still means what was
+    /// pushed: it neither moves a name back nor brings a removed one back.
+    #[test]
+    fn a_push_changes_only_the_name_it_pushed() {
+        let mut here = Scratch::new("push");
+        let store = &mut here.store;
+        let pushed = tag("t", "", "one");
+        store.note_push(&pushed, "d1", &[]).unwrap();
+        assert_eq!(store.tags().unwrap(), [tag("t", "d1", "one")]);
+        let moved = NewImages {
+            tags: &[tag("t", "", "two")],
+            ..NewImages::default()
+        };
+        store.put_images(&moved).unwrap();
+        store.note_push(&pushed, "d2", &[]).unwrap();
+        let expected = [tag("", "d1", "one"), tag("t", "", "two")];
+        assert_eq!(store.tags().unwrap(), expected);
+        let known = store.image_bonds("two").unwrap();
+        assert!(store.loosen("two", &known, &[], true).unwrap());
+        let sources = [("b".into(), "r".into())];
+        store
+            .note_push(&tag("t", "", "two"), "d2", &sources)
+            .unwrap();
+        assert_eq!(store.tags().unwrap(), [tag("", "d1", "one")]);
+        assert_eq!(store.blob_sources("b").unwrap(), ["r"]);
+        store.note_push(&tag("", "d1", "one"), "d3", &[]).unwrap();
+        let expected = [tag("", "d1", "one"), tag("", "d3", "one")];
+        assert_eq!(store.tags().unwrap(), expected);
+    }
+
+    #[test]
+    fn no_name_is_given_to_an_image_that_is_gone() {
+        let mut here = Scratch::new("gone");
+        let store = &mut here.store;
+        let known = store.image_bonds("two").unwrap();
+        assert!(store.loosen("two", &known, &[], true).unwrap());
+        let new = NewImages {
+            tags: &[tag("u", "", "one"), tag("t", "", "two")],
+            ..NewImages::default()
+        };
+        let result = store.put_images(&new);
+        assert!(
+            matches!(result, Err(Error::NoSuchImage { .. })),
+            "{result:?}"
+        );
+        assert_eq!(store.tags().unwrap(), [tag("t", "", "one")], "none of it");
+    }
+
+    /// What is decided on names and users holds only while they are the same.
+    #[test]
+    fn an_image_with_a_new_user_keeps_its_names() {
+        let mut here = Scratch::new("user");
+        let store = &mut here.store;
+        let known = store.image_bonds("one").unwrap();
+        assert_eq!(known.tags, [tag("t", "", "one")]);
+        add_user(store, "one");
+        assert!(!store.loosen("one", &known, &[], true).unwrap());
+        assert_eq!(store.tags().unwrap(), known.tags);
+        assert!(store.image("one").unwrap().is_some());
+        let known = store.image_bonds("one").unwrap();
+        assert_eq!(known.users, ["c"]);
+        // And so with another name.
+        let other = NewImages {
+            tags: &[tag("u", "", "one")],
+            facts: &[fact("u")],
+            ..NewImages::default()
+        };
+        store.put_images(&other).unwrap();
+        assert!(!store.loosen("one", &known, &[], false).unwrap());
+        let known = store.image_bonds("one").unwrap();
+        assert!(
+            store
+                .loosen("one", &known, &known.tags[1..], false)
+                .unwrap()
+        );
+        assert_eq!(store.tags().unwrap(), [tag("u", "", "one")]);
+        assert_eq!(store.tag_facts().unwrap(), [fact("u")]);
+        assert!(!store.loosen("none", &Bonds::default(), &[], true).unwrap());
+    }
 }

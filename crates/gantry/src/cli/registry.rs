@@ -126,6 +126,7 @@ pub fn serve(context: &Context, matches: &ArgMatches) -> Outcome {
     options.upstream = upstream(matches)?;
     options.deletion = !is_on(matches, "no-delete")?;
     options.access_log = is_on(matches, "access-log")?;
+    options.limits = options.limits.within(descriptors());
     options.signals = true;
     options.log = Log(Arc::new(output::note));
     let open = matches!(options.access, Access::Open) && options.tls.is_none();
@@ -166,12 +167,6 @@ pub fn collect_arguments(command: Command) -> Command {
 /// One that says what could not be read or removed.
 pub fn collect(context: &Context, matches: &ArgMatches) -> Outcome {
     let root = root(context, matches);
-    if !root.is_dir() {
-        return Err(CliError::Failed(format!(
-            "there is no registry in {}",
-            root.display()
-        )));
-    }
     let time = |name, default| {
         let nanoseconds = parsed(matches, name, duration::nanoseconds)?;
         let given = nanoseconds.map(|time| Duration::from_nanos(u64::try_from(time).unwrap_or(0)));
@@ -219,6 +214,17 @@ fn root(context: &Context, matches: &ArgMatches) -> PathBuf {
         Some(root) => root.into(),
         None => context.data_root.join("registry"),
     }
+}
+
+/// How many descriptors this process may have, after asking for as many as it can get: the usual
+/// soft limit of 1024 is there for programs that use select(2).
+fn descriptors() -> u64 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What was refused leaves the limit as it is, and the server with fewer connections.
+    let _ = setrlimit(Resource::Nofile, limit);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn address(given: &str) -> Result<SocketAddr, CliError> {

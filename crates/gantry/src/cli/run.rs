@@ -68,6 +68,11 @@ pub fn run(context: &Context, matches: &ArgMatches) -> Outcome {
 /// What can begin before the installation is opened, if it is likely to be of use.
 fn head_start(context: &Context, options: &RunOptions) -> Option<HeadStart> {
     let own_sandbox = !matches!(options.config.network, NetworkMode::Container(_));
+    #[cfg(target_arch = "x86_64")]
+    if !own_sandbox {
+        // The one that was started before main has nothing to do.
+        drop(gantry_sys::early::take_supervisor());
+    }
     let soon = options.pull != PullPolicy::Always && options.cid_file.is_none();
     (own_sandbox && soon)
         .then(|| HeadStart::begin(&context.roots()))

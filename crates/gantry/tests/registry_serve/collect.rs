@@ -72,6 +72,25 @@ fn deleted_images_free_their_space() {
     installation.fails(1, &["registry", "gc", "--root", "/nonexistent/registry"]);
 }
 
+/// An image layout is no registry, though it has blobs in the same place: nothing of it goes.
+#[test]
+fn layouts_of_others_are_left_alone() {
+    let installation = Installation::new();
+    let layout = Layout::busybox(&installation.root.join("layout"), "x");
+    let root = layout.directory.to_str().unwrap();
+    let files = || {
+        let entries = std::fs::read_dir(&layout.directory).unwrap();
+        let blobs = std::fs::read_dir(layout.directory.join("blobs/sha256")).unwrap();
+        (entries.count(), blobs.count())
+    };
+    let before = files();
+    std::thread::sleep(Duration::from_millis(1100));
+    installation.fails(1, &["registry", "gc", "--root", root, "--grace", "0s"]);
+    let serve = ["registry", "serve", "--address", "127.0.0.1:0"];
+    installation.fails(1, &[&serve[..], &["--root", root]].concat());
+    assert_eq!(files(), before);
+}
+
 /// A collector that runs in a loop takes nothing from pushes that are under way.
 #[test]
 fn pushes_beside_the_collector_are_whole() {

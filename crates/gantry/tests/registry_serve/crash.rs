@@ -182,3 +182,10 @@ fn stopping_lets_requests_end() {
     assert!(answer.contains(" 202 "), "{answer}");
     assert!(answer.contains("0-2999999"), "{answer}");
 }
+
+/// Connections take several descriptors each, which the usual soft limit is too low for.
+#[test]
+fn the_limit_of_open_files_is_raised() {
+    let installation = Installation::new();
+    assert_eq!(Server::start(&installation, &[]).open_files(), 4096);
+}

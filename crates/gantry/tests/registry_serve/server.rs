@@ -25,6 +25,7 @@ impl Server {
         fs::create_dir_all(root.parent().unwrap()).unwrap();
         let mut process = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
+            .args(["prlimit", "--nofile=256:4096"])
             .arg(bin_dir().join("gantry"))
             .args(["registry", "serve", "--address", "127.0.0.1:0", "--root"])
             .arg(root)
@@ -88,6 +89,16 @@ impl Server {
 
     pub fn get(&self, path: &str) -> Answer {
         self.curl(&[], path)
+    }
+
+    /// The soft limit of its open files.
+    pub fn open_files(&self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.process.id())).unwrap();
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"))
+            .unwrap();
+        line.split_whitespace().nth(3).unwrap().parse().unwrap()
     }
 
     /// Resident memory at its highest, in KiB.

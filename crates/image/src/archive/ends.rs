@@ -259,7 +259,14 @@ impl ArchiveTarget {
         let output = io::BufWriter::with_capacity(256 << 10, file);
         let written = save(&store, &[image], output)
             .map_err(|error| unusable(&name, &error))
-            .and_then(|_| fs::rename(&draft, &self.path).map_err(failed("write", &self.path)));
+            .and_then(|output| {
+                output
+                    .into_inner()
+                    .map_err(io::IntoInnerError::into_error)
+                    .and_then(|file| file.sync_data())
+                    .and_then(|()| fs::rename(&draft, &self.path))
+                    .map_err(failed("write", &self.path))
+            });
         if written.is_err() {
             let _ = fs::remove_file(&draft);
         }

@@ -5,13 +5,14 @@
 //! both, both have to agree (CVE-2021-41190: one archive, two images).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::{BufReader, Read};
 
 use super::layout::{REF_NAME, annotated_name, parse_manifest_json, promised_digest, tagged};
 use super::spool::{Content, Spool, SpoolError};
 use crate::apply::{ApplyKind, Limits};
-use crate::decompress::{Compression, detect};
-use crate::digest::Digest;
+use crate::decompress::{Compression, Decoder, detect};
+use crate::digest::{Digest, Hasher};
+use crate::documents::{DocumentBudget, TooManyDocuments};
 use crate::model::{
     Descriptor, Document, ImageConfig, Index, Manifest, ModelError, Platform, media_type,
 };
@@ -70,6 +71,9 @@ pub enum LoadError {
         /// Its name in the archive.
         name: String,
     },
+    /// It names more manifests and configs than any honest archive.
+    #[error("the archive cannot be used")]
+    TooManyDocuments(#[from] TooManyDocuments),
     /// The archive says two things about one image.
     #[error("the archive is ambiguous: {reason}")]
     Ambiguous {
@@ -122,6 +126,9 @@ pub(super) struct Contents {
     pub(super) plain_names: BTreeMap<String, Digest>,
     /// Blobs besides the images': attestations.
     others: BTreeSet<Digest>,
+    /// The entries of `index.json` that were read.
+    targets: BTreeMap<Digest, Descriptor>,
+    budget: DocumentBudget,
 }
 
 /// Reads an archive of images, plain or compressed with gzip or zstd, and stores what is in it.
@@ -153,13 +160,19 @@ pub fn load(
 
     let mut layers: Vec<(StagedLayer, Digest, LayerRecord)> = Vec::new();
     let mut wanted: BTreeSet<Digest> = contents.others.clone();
+    let mut known: BTreeSet<(Digest, Digest)> = BTreeSet::new();
     let budget = Budget::new(options.expansion);
     for found in &contents.images {
         let diff_ids = &found.config.rootfs.diff_ids;
         for (number, (descriptor, diff_id)) in (1..).zip(found.manifest.layers.iter().zip(diff_ids))
         {
             wanted.insert(descriptor.digest);
-            if store.has_layer(diff_id)? || layers.iter().any(|(_, known, _)| known == diff_id) {
+            if !known.insert((descriptor.digest, *diff_id)) {
+                continue;
+            }
+            let is_here =
+                store.has_layer(diff_id)? || layers.iter().any(|(_, known, _)| known == diff_id);
+            if is_here && store.has_blob(&descriptor.digest)? {
                 continue;
             }
             // Old archives keep layers under names of their own.
@@ -171,17 +184,30 @@ pub fn load(
                 digest: descriptor.digest,
                 source: Box::new(source),
             };
-            let content = content.ok_or_else(|| LoadError::Missing {
-                name: super::spool::blob_path(&descriptor.digest),
-            })?;
-            let unpacked = layer(&ingest, content, &budget, &options.limits).map_err(failed)?;
-            if unpacked.1 != *diff_id {
+            let content = match content {
+                Some(content) => content,
+                None if is_here => continue,
+                None => {
+                    return Err(LoadError::Missing {
+                        name: super::spool::blob_path(&descriptor.digest),
+                    });
+                }
+            };
+            // The blob of a layer that is here is stored as well, and pushed one day: it has to be
+            // the layer all the same.
+            let (actual, unpacked) = if is_here {
+                (plain_digest(content, &budget).map_err(failed)?, None)
+            } else {
+                let unpacked = layer(&ingest, content, &budget, &options.limits).map_err(failed)?;
+                (unpacked.1, Some(unpacked))
+            };
+            if actual != *diff_id {
                 return Err(failed(LayerError::DiffId {
                     expected: *diff_id,
-                    actual: unpacked.1,
+                    actual,
                 }));
             }
-            layers.push(unpacked);
+            layers.extend(unpacked);
         }
     }
 
@@ -251,6 +277,28 @@ fn layer(
         .map_err(|source| LayerError::Read { source })?;
     let ((), unpacked) = unpack(settings, |pipe| feed(&mut reader, pipe))?;
     Ok((unpacked.layer, unpacked.diff_id, unpacked.record))
+}
+
+/// The digest of a layer's uncompressed archive, which is read and nothing else.
+fn plain_digest(content: &Content, budget: &Budget) -> Result<Digest, LayerError> {
+    let failed = |source| LayerError::Decompress { source };
+    let reader = content
+        .reader()
+        .map_err(|source| LayerError::Read { source })?;
+    let reader = BufReader::with_capacity(256 << 10, reader);
+    let mut decoder = Decoder::detect(reader)
+        .map_err(failed)?
+        .map_err(|name| LayerError::UnsupportedCompression { name })?;
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = fill(&mut decoder, &mut buffer).map_err(failed)?;
+        budget.spend(count as u64, hasher.length(), Some(content.size()))?;
+        hasher.update(&buffer[..count]);
+        if count < buffer.len() {
+            return Ok(hasher.finish());
+        }
+    }
 }
 
 /// Unpacks a layer's blob aside and throws it away; returns its DiffID and what
@@ -372,11 +420,16 @@ fn document(content: &Content, name: &str) -> Result<Vec<u8>, LoadError> {
 }
 
 /// A document in its place in the layout.
-fn named(spool: &Spool, digest: &Digest) -> Result<Vec<u8>, LoadError> {
+fn named(
+    spool: &Spool,
+    digest: &Digest,
+    budget: &mut DocumentBudget,
+) -> Result<Vec<u8>, LoadError> {
     let name = super::spool::blob_path(digest);
     let content = spool
         .blob(digest)
         .ok_or_else(|| LoadError::Missing { name: name.clone() })?;
+    budget.take(content.size())?;
     document(content, &name)
 }
 
@@ -387,15 +440,31 @@ fn read_target(
     names: BTreeSet<Reference>,
     contents: &mut Contents,
 ) -> Result<(), LoadError> {
-    let mut open = vec![(entry.clone(), 0)];
     let mut any = false;
+    let read_before = !first_visit(&mut contents.targets, entry)?;
+    if read_before {
+        for known in &mut contents.images {
+            if known.target == entry.digest {
+                known.names.extend(names.iter().cloned());
+                any = true;
+            }
+        }
+    }
+    let mut open = Vec::new();
+    if !read_before {
+        open.push((entry.clone(), 0));
+    }
+    let mut visited: BTreeMap<Digest, Descriptor> = BTreeMap::new();
     while let Some((descriptor, depth)) = open.pop() {
         let path = super::spool::blob_path(&descriptor.digest);
         // An archive need not hold every platform of an index.
         if depth > 0 && !spool.has(&path) {
             continue;
         }
-        let bytes = named(spool, &descriptor.digest)?;
+        if !first_visit(&mut visited, &descriptor)? {
+            continue;
+        }
+        let bytes = named(spool, &descriptor.digest, &mut contents.budget)?;
         if bytes.len() as u64 != descriptor.size {
             return Err(LoadError::Ambiguous {
                 reason: format!("{path} has another size than its descriptor says"),
@@ -429,6 +498,7 @@ fn read_target(
                     descriptor.digest,
                     entry.digest,
                     names.clone(),
+                    &mut contents.budget,
                 )?;
                 any = true;
                 add(contents, found);
@@ -443,6 +513,26 @@ fn read_target(
             name: "every image of a named index".into(),
         })
     }
+}
+
+/// Whether a document was not led to before. Descriptors of one have to make the same of it.
+fn first_visit(
+    visited: &mut BTreeMap<Digest, Descriptor>,
+    descriptor: &Descriptor,
+) -> Result<bool, LoadError> {
+    let Some(known) = visited.get(&descriptor.digest) else {
+        visited.insert(descriptor.digest, descriptor.clone());
+        return Ok(true);
+    };
+    if known.media_type == descriptor.media_type
+        && known.size == descriptor.size
+        && known.is_attestation() == descriptor.is_attestation()
+    {
+        return Ok(false);
+    }
+    Err(LoadError::Ambiguous {
+        reason: format!("it describes {} in two ways", descriptor.digest),
+    })
 }
 
 fn is_image(manifest: &Manifest, descriptor: &Descriptor) -> bool {
@@ -470,8 +560,9 @@ fn found(
     manifest_digest: Digest,
     target: Digest,
     names: BTreeSet<Reference>,
+    budget: &mut DocumentBudget,
 ) -> Result<Found, LoadError> {
-    let config_raw = named(spool, &manifest.config.digest)?;
+    let config_raw = named(spool, &manifest.config.digest, budget)?;
     let config = checked_config(&config_raw, &manifest)?;
     Ok(Found {
         made: false,
@@ -489,7 +580,11 @@ fn checked_config(raw: &[u8], manifest: &Manifest) -> Result<ImageConfig, LoadEr
         name: super::spool::blob_path(&manifest.config.digest),
         source,
     })?;
-    let (layers, diff_ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
+    check_layers(manifest.layers.len(), config.rootfs.diff_ids.len())?;
+    Ok(config)
+}
+
+fn check_layers(layers: usize, diff_ids: usize) -> Result<(), LoadError> {
     if layers != diff_ids || layers > MOST_LAYERS {
         return Err(LoadError::Ambiguous {
             reason: format!(
@@ -497,15 +592,24 @@ fn checked_config(raw: &[u8], manifest: &Manifest) -> Result<ImageConfig, LoadEr
             ),
         });
     }
-    Ok(config)
+    Ok(())
 }
 
-/// `manifest.json` may give the images of `index.json` more names, and nothing else.
+/// `manifest.json` may give the images of `index.json` more names, and nothing else: a name that
+/// stands for one image in the one and for another in the other is what readers of the two would
+/// disagree about (CVE-2021-41190).
 fn agree(
     spool: &Spool,
     archived: &[super::layout::ArchivedImage],
     contents: &mut Contents,
 ) -> Result<(), LoadError> {
+    let mut holders: BTreeMap<Reference, BTreeSet<Digest>> = BTreeMap::new();
+    for found in &contents.images {
+        for name in &found.names {
+            let config = found.manifest.config.digest;
+            holders.entry(name.clone()).or_default().insert(config);
+        }
+    }
     for image in archived {
         let digest = spool
             .find(&image.config)
@@ -522,8 +626,25 @@ fn agree(
                 reason: format!("manifest.json names image {digest}, which index.json does not"),
             });
         };
-        let tags = image.repo_tags.iter().flatten();
-        known.names.extend(tags.filter_map(|name| tagged(name)));
+        for name in image
+            .repo_tags
+            .iter()
+            .flatten()
+            .filter_map(|name| tagged(name))
+        {
+            match holders.get(&name) {
+                None => drop(known.names.insert(name)),
+                Some(configs) if configs.contains(&digest) => {}
+                Some(_) => {
+                    return Err(LoadError::Ambiguous {
+                        reason: format!(
+                            "{} is one image in index.json and another in manifest.json",
+                            name.familiar()
+                        ),
+                    });
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -541,7 +662,11 @@ fn read_archived(
     if promised_digest(&image.config).is_some_and(|promised| promised != content.digest()) {
         return Err(missing(&image.config));
     }
+    // For the config and for the manifest that it gets.
+    contents.budget.take(content.size())?;
     let config_raw = document(content, &image.config)?;
+    let named = image.layers.as_ref().map_or(0, Vec::len);
+    check_layers(named, named)?;
     let mut layers = Vec::new();
     for name in image.layers.iter().flatten() {
         let content = spool.find(name).ok_or_else(|| missing(name))?;
@@ -581,6 +706,7 @@ fn read_archived(
         },
     })?;
     let digest = Digest::of(&bytes);
+    contents.budget.take(bytes.len() as u64)?;
     contents.documents.insert(digest, bytes);
     let names = image
         .repo_tags

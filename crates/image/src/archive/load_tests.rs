@@ -346,3 +346,192 @@ fn platforms_of_an_index() {
         Err(LoadError::NoPlatform { .. })
     ));
 }
+
+/// Documents by their digests, as an OCI layout has them, and what lies beside them.
+#[derive(Default)]
+struct Layout(Vec<(String, Vec<u8>)>);
+
+impl Layout {
+    fn put(&mut self, bytes: &[u8]) {
+        let path = super::super::spool::blob_path(&Digest::of(bytes));
+        if !self.0.iter().any(|(known, _)| *known == path) {
+            self.0.push((path, bytes.to_vec()));
+        }
+    }
+
+    fn index(&mut self, manifests: Vec<Descriptor>) -> Descriptor {
+        let bytes = index(manifests);
+        self.put(&bytes);
+        Descriptor::of(media_type::INDEX, &bytes)
+    }
+
+    /// An image of one layer; its config's digest too.
+    fn image(&mut self, layer: &[u8], diff_id: Digest) -> (Descriptor, Digest) {
+        let config = config(&[diff_id]);
+        let manifest = serde_json::to_vec(&Manifest {
+            schema_version: 2,
+            media_type: Some(media_type::MANIFEST.into()),
+            config: Descriptor::of(media_type::CONFIG, &config),
+            layers: vec![Descriptor::of(media_type::LAYER, layer)],
+            annotations: BTreeMap::new(),
+            extra: BTreeMap::new(),
+        })
+        .unwrap();
+        for bytes in [layer, &config, &manifest] {
+            self.put(bytes);
+        }
+        let descriptor = Descriptor::of(media_type::MANIFEST, &manifest);
+        (descriptor, Digest::of(&config))
+    }
+
+    fn archive(&self, entries: Vec<Descriptor>, list: Option<&str>) -> Vec<u8> {
+        let index = index(entries);
+        let mut files: Vec<(&str, &[u8])> = self
+            .0
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), &bytes[..]))
+            .collect();
+        files.push(("index.json", &index));
+        files.extend(list.map(|list| ("manifest.json", list.as_bytes())));
+        docker_archive(&files, &[])
+    }
+}
+
+fn index(manifests: Vec<Descriptor>) -> Vec<u8> {
+    serde_json::to_vec(&Index {
+        schema_version: 2,
+        media_type: Some(media_type::INDEX.into()),
+        manifests,
+        annotations: BTreeMap::new(),
+        extra: BTreeMap::new(),
+    })
+    .unwrap()
+}
+
+fn named_entry(descriptor: &Descriptor, name: &str) -> Descriptor {
+    let mut entry = descriptor.clone();
+    let key = super::super::layout::IMAGE_NAME;
+    entry.annotations.insert(key.into(), name.into());
+    entry
+}
+
+/// Without a memory of what was read this is 10,000 times 10,000 times the same image.
+#[test]
+fn indexes_that_repeat_themselves_are_read_once() {
+    let mut layout = Layout::default();
+    let layer = tar(&[("a", b"1")]);
+    let (image, _) = layout.image(&layer, Digest::of(&layer));
+    let inner = layout.index(vec![image; 10_000]);
+    let outer = layout.index(vec![inner; 10_000]);
+    let entries = (0..10_000)
+        .map(|number| named_entry(&outer, &format!("docker.io/library/x:{number}")))
+        .collect();
+    let loaded = try_load(&layout.archive(entries, None)).unwrap();
+    assert_eq!((loaded.len(), loaded[0].names.len()), (1, 10_000));
+}
+
+/// CVE-2023-25153 for the sum: 20 indexes that each lead to one of 4 MiB.
+#[test]
+fn the_sum_of_documents_is_limited() {
+    let mut layout = Layout::default();
+    let mut large = index(Vec::new());
+    large.resize(4 << 20, b' ');
+    layout.put(&large);
+    let large = Descriptor::of(media_type::INDEX, &large);
+    let entries = (0..20)
+        .map(|number| layout.index(vec![named_entry(&large, &number.to_string())]))
+        .collect();
+    let loaded = try_load(&layout.archive(entries, None));
+    assert!(
+        matches!(loaded, Err(LoadError::TooManyDocuments(_))),
+        "{loaded:?}"
+    );
+}
+
+/// Names stay in memory, and those of directories take time: both count.
+#[test]
+fn names_are_limited() {
+    let write = |count: usize, length: usize| {
+        let mut writer = TarWriter::new(Vec::new());
+        for number in 0..count {
+            let name = format!("{number:06}/{}", "x/".repeat(length / 2));
+            writer.directory(&name).unwrap();
+        }
+        writer.finish().unwrap()
+    };
+    let loaded = try_load(&write(9000, 4000));
+    assert!(
+        matches!(loaded, Err(LoadError::Archive(SpoolError::LongNames))),
+        "{loaded:?}"
+    );
+    let loaded = try_load(&write(1, 5000));
+    assert!(
+        matches!(loaded, Err(LoadError::Archive(SpoolError::Name { .. }))),
+        "{loaded:?}"
+    );
+}
+
+/// A layer that is here does not vouch for a blob that says to be it.
+#[test]
+fn blobs_of_known_layers_are_verified() {
+    let (layer, other) = (tar(&[("a", b"1")]), tar(&[("b", b"2")]));
+    let mut layout = Layout::default();
+    let (image, _) = layout.image(&layer, Digest::of(&layer));
+    let (_directory, store) = store();
+    let good = layout.archive(vec![image], None);
+    load(&store, &good[..], &LoadOptions::default()).unwrap();
+
+    let mut layout = Layout::default();
+    let (forged, _) = layout.image(&other, Digest::of(&layer));
+    let forged = layout.archive(vec![forged], None);
+    let loaded = load(&store, &forged[..], &LoadOptions::default());
+    assert!(
+        matches!(&loaded, Err(LoadError::Layer { source, .. })
+            if matches!(**source, LayerError::DiffId { .. })),
+        "{loaded:?}"
+    );
+    assert!(!store.has_blob(&Digest::of(&other)).unwrap());
+
+    // The same layer in another form is fine.
+    let packed = zstd::encode_all(&layer[..], 1).unwrap();
+    let mut layout = Layout::default();
+    let (image, _) = layout.image(&packed, Digest::of(&layer));
+    let archive = layout.archive(vec![image], None);
+    load(&store, &archive[..], &LoadOptions::default()).unwrap();
+    assert!(store.has_blob(&Digest::of(&packed)).unwrap());
+}
+
+/// CVE-2021-41190: what one reader takes for `x:1` is not what another does.
+#[test]
+fn a_name_is_one_image_in_both_lists() {
+    let (first, second) = (tar(&[("a", b"1")]), tar(&[("b", b"2")]));
+    let mut layout = Layout::default();
+    let (one, one_config) = layout.image(&first, Digest::of(&first));
+    let (two, two_config) = layout.image(&second, Digest::of(&second));
+    let list = |config: &Digest, name: &str| {
+        let config = super::super::spool::blob_path(config);
+        format!(r#"[{{"Config":"{config}","RepoTags":["{name}"],"Layers":[]}}]"#)
+    };
+    let entries = vec![named_entry(&one, "docker.io/library/x:1"), two.clone()];
+    let swapped = layout.archive(entries.clone(), Some(&list(&two_config, "x:1")));
+    let loaded = try_load(&swapped);
+    assert!(
+        matches!(loaded, Err(LoadError::Ambiguous { .. })),
+        "{loaded:?}"
+    );
+    for (config, name) in [(&one_config, "x:1"), (&two_config, "x:2")] {
+        let archive = layout.archive(entries.clone(), Some(&list(config, name)));
+        assert!(try_load(&archive).is_ok(), "{name}");
+    }
+    // One document by two descriptors, of which one makes an attestation of it.
+    let mut other = one.clone();
+    other.media_type = media_type::DOCKER_MANIFEST.into();
+    let loaded = try_load(&layout.archive(vec![one, other], None));
+    assert!(
+        matches!(
+            loaded,
+            Err(LoadError::Ambiguous { .. } | LoadError::Document { .. })
+        ),
+        "{loaded:?}"
+    );
+}

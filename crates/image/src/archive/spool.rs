@@ -19,6 +19,10 @@ const SMALL: u64 = 256 << 10;
 const MEMORY: u64 = 32 << 20;
 /// Names that an archive may hold. Docker's of 127 layers and 100 images hold 40,000.
 const MOST_NAMES: usize = 200_000;
+/// Bytes of all names and of what links point to. Unlike content they cannot go to the disk.
+const MOST_NAME_BYTES: u64 = 32 << 20;
+/// Bytes of one name, as in a path of Linux. tar allows 1 MiB.
+const LONGEST_NAME: usize = 4096;
 /// Links that one name may lead through.
 const MOST_LINKS: u32 = 8;
 
@@ -40,7 +44,7 @@ pub enum SpoolError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A name that leaves the archive, or one that is not text.
+    /// A name that leaves the archive, that is not text, or that is longer than a path can be.
     #[error("entry {entry} of the archive has an invalid name")]
     Name {
         /// The entry, escaped.
@@ -61,6 +65,9 @@ pub enum SpoolError {
     /// More names than any honest archive has.
     #[error("the archive has more than {MOST_NAMES} entries")]
     TooMany,
+    /// Longer names than any honest archive has.
+    #[error("the names in the archive are longer than {MOST_NAME_BYTES} bytes in total")]
+    LongNames,
     /// More data than allowed, or than the compressed size explains.
     #[error("the archive holds more than {limit} bytes")]
     TooLarge {
@@ -118,6 +125,8 @@ pub(super) struct Spool {
     names: BTreeMap<String, usize>,
     links: BTreeMap<String, String>,
     contents: Vec<Option<Content>>,
+    /// The first of each content.
+    digests: BTreeMap<Digest, usize>,
 }
 
 impl Spool {
@@ -151,13 +160,24 @@ impl Spool {
             read,
             expansion,
         };
+        let mut entries = 0;
+        let mut name_bytes = MOST_NAME_BYTES;
         while let Some(entry) = reader.next_entry()? {
-            let shown = || escape_name(&entry.path);
-            let path =
-                resolve("", &entry.path).ok_or_else(|| SpoolError::Name { entry: shown() })?;
-            if spool.names.len() + spool.links.len() >= MOST_NAMES {
+            let shown = || escape_name(&entry.path[..entry.path.len().min(LONGEST_NAME)]);
+            // Directories are not kept, and cost time all the same.
+            entries += 1;
+            if entries > MOST_NAMES {
                 return Err(SpoolError::TooMany);
             }
+            let (path, link) = (entry.path.len(), entry.link.len());
+            if path.max(link) > LONGEST_NAME {
+                return Err(SpoolError::Name { entry: shown() });
+            }
+            name_bytes = name_bytes
+                .checked_sub((path + link) as u64)
+                .ok_or(SpoolError::LongNames)?;
+            let path =
+                resolve("", &entry.path).ok_or_else(|| SpoolError::Name { entry: shown() })?;
             match entry.kind {
                 EntryKind::Directory => {}
                 EntryKind::File => {
@@ -176,7 +196,8 @@ impl Spool {
                         .then(|| resolve(from, &entry.link))
                         .flatten()
                         .ok_or_else(|| SpoolError::Name { entry: shown() })?;
-                    if spool.names.contains_key(&path) {
+                    let known = spool.links.get(&path);
+                    if spool.names.contains_key(&path) || known.is_some_and(|to| *to != target) {
                         return Err(SpoolError::Twice { entry: shown() });
                     }
                     spool.links.insert(path, target);
@@ -204,17 +225,21 @@ impl Spool {
             return if same { Ok(()) } else { Err(()) };
         }
         self.names.insert(path, self.contents.len());
+        self.digests
+            .entry(content.digest())
+            .or_insert(self.contents.len());
         self.contents.push(Some(content));
         Ok(())
     }
 
     fn index(&self, path: &str) -> Option<usize> {
-        let mut path = resolve("", path.as_bytes())?;
+        let path = resolve("", path.as_bytes())?;
+        let mut path = path.as_str();
         for _ in 0..MOST_LINKS {
-            if let Some(&index) = self.names.get(&path) {
+            if let Some(&index) = self.names.get(path) {
                 return Some(index);
             }
-            path = self.links.get(&path)?.clone();
+            path = self.links.get(path)?;
         }
         None
     }
@@ -232,10 +257,7 @@ impl Spool {
 
     /// A file with that content, whatever it is called.
     pub(super) fn of_digest(&self, digest: &Digest) -> Option<&Content> {
-        self.contents
-            .iter()
-            .flatten()
-            .find(|content| content.digest() == *digest)
+        self.contents[*self.digests.get(digest)?].as_ref()
     }
 
     /// Whether a file of that name is there, whatever is in it.

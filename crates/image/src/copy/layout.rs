@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::{Arrival, BlobSource, BlobTarget, CopyError, SourceManifest, Verified};
-use crate::digest::Digest;
+use crate::digest::{Digest, Sha256Writer};
 use crate::model::{DOCUMENT_LIMIT, Descriptor, Index, media_type};
 
 /// Annotation with the name of an entry of `index.json`.
@@ -26,7 +27,6 @@ pub struct LayoutSource {
 pub struct LayoutTarget {
     directory: PathBuf,
     tag: Option<String>,
-    temporary: AtomicU64,
 }
 
 fn io_error<'a>(
@@ -49,6 +49,22 @@ fn shown(directory: &Path, tag: Option<&str>) -> String {
 
 fn blob_path(directory: &Path, digest: &Digest) -> PathBuf {
     directory.join("blobs/sha256").join(digest.hex())
+}
+
+/// Whether a file is a blob. One that is damaged, or whose writer was killed, has its name and may
+/// have its size; what is no file of the layout's own, such as a link, is replaced.
+fn is_whole(path: &Path, descriptor: &Descriptor) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()).map(File::from) else {
+        return false;
+    };
+    let right_size = file
+        .metadata()
+        .is_ok_and(|found| found.is_file() && found.len() == descriptor.size);
+    let mut hashed = Sha256Writer::new(io::sink());
+    right_size
+        && io::copy(&mut file.take(descriptor.size), &mut hashed).is_ok()
+        && hashed.finish().1 == descriptor.digest
 }
 
 fn read_capped(path: &Path) -> Result<Vec<u8>, CopyError> {
@@ -187,7 +203,6 @@ impl LayoutTarget {
         let target = Self {
             directory: directory.to_owned(),
             tag: tag.map(str::to_owned),
-            temporary: AtomicU64::new(0),
         };
         let marker = directory.join("oci-layout");
         if !marker.exists() {
@@ -202,19 +217,32 @@ impl LayoutTarget {
         path: &Path,
         write: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> Result<(), CopyError> {
-        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+        let mut random = [0_u8; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| io_error("write", path)(errno.into()))?;
         let temporary = self
             .directory
-            .join(format!(".new-{}-{number}", std::process::id()));
-        let result = File::create(&temporary).and_then(|mut file| {
-            write(&mut file)?;
-            file.sync_data()?;
-            fs::rename(&temporary, path)
-        });
+            .join(format!(".new-{:016x}", u64::from_ne_bytes(random)));
+        // The directory may be one that others write to: what is there by that name, perhaps a
+        // link, is neither followed nor removed.
+        let mut file = File::create_new(&temporary).map_err(io_error("write", path))?;
+        let result = write(&mut file)
+            .and_then(|()| file.sync_data())
+            .and_then(|()| fs::rename(&temporary, path));
         result.map_err(|error| {
             let _ = fs::remove_file(&temporary);
             io_error("write", path)(error)
         })
+    }
+
+    /// Keeps other writers of the layout out until the file is closed.
+    fn lock(&self) -> Result<File, CopyError> {
+        let failed = |errno: rustix::io::Errno| io_error("lock", &self.directory)(errno.into());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&self.directory, flags, Mode::empty()).map_err(failed)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive))
+            .map_err(failed)?;
+        Ok(directory.into())
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), CopyError> {
@@ -239,7 +267,7 @@ impl BlobTarget for LayoutTarget {
         progress: &dyn Fn(u64),
     ) -> Result<Arrival, CopyError> {
         let path = blob_path(&self.directory, &descriptor.digest);
-        if fs::metadata(&path).is_ok_and(|found| found.len() == descriptor.size) {
+        if is_whole(&path, descriptor) {
             return Ok(Arrival::Existed);
         }
         let mut reader = Verified::new(source.open(descriptor, 0)?, descriptor, 0);
@@ -274,6 +302,7 @@ impl BlobTarget for LayoutTarget {
             return Ok(());
         }
         let path = self.directory.join("index.json");
+        let _lock = self.lock()?;
         let mut index = if path.exists() {
             read_index(&self.directory)?
         } else {

@@ -232,3 +232,136 @@ fn a_broken_target_goes_on_where_it_broke() {
     let ranged = |request: &crate::testing::Request| request.header("range").is_some();
     assert_eq!(first.count(ranged), 1, "the rest only");
 }
+
+/// Indexes of a registry that answers any request with something that leads further.
+struct Endless {
+    /// Whether every index is another one.
+    grows: bool,
+    asked: AtomicUsize,
+}
+
+impl Endless {
+    fn index(&self, names: usize) -> SourceManifest {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        let padding = " ".repeat(if self.grows { 1 << 20 } else { 0 });
+        let entry = |number: usize| {
+            let digest = Digest::of(&number.to_le_bytes());
+            json!({"mediaType": media_type::INDEX, "digest": digest, "size": 1})
+        };
+        let entries: Vec<_> = (0..names)
+            .map(|number| entry(if self.grows { number } else { 0 }))
+            .collect();
+        let number = if self.grows { asked } else { names };
+        let bytes = json!({"schemaVersion": 2, "mediaType": media_type::INDEX,
+            "annotations": {"number": number.to_string()}, "manifests": entries});
+        let bytes = format!("{bytes}{padding}").into_bytes();
+        SourceManifest {
+            digest: Digest::of(&bytes),
+            bytes,
+            media_type: None,
+        }
+    }
+}
+
+impl BlobSource for Endless {
+    fn name(&self) -> String {
+        "endless".to_owned()
+    }
+
+    fn root(&self) -> Result<SourceManifest, CopyError> {
+        Ok(self.index(1000))
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> Result<SourceManifest, CopyError> {
+        Ok(SourceManifest {
+            digest: descriptor.digest,
+            ..self.index(0)
+        })
+    }
+
+    fn open<'a>(
+        &'a self,
+        _descriptor: &Descriptor,
+        _offset: u64,
+    ) -> Result<Box<dyn Read + 'a>, CopyError> {
+        unreachable!("an index has no blobs")
+    }
+}
+
+/// CVE-2023-25153 for the sum of what a hostile registry has, and for the number of questions.
+#[test]
+fn documents_of_a_source_are_limited() {
+    let source = |grows| Endless {
+        grows,
+        asked: Default::default(),
+    };
+    let directory = TestDirectory::new();
+    let target = LayoutTarget::new(directory.path(), None).unwrap();
+    let error = copy(&source(true), &target, &CopyOptions::default(), &|_| {}).unwrap_err();
+    assert!(
+        matches!(error, CopyError::TooManyDocuments { .. }),
+        "{error:?}"
+    );
+    let same = source(false);
+    copy(&same, &target, &CopyOptions::default(), &|_| {}).unwrap();
+    assert_eq!(same.asked.into_inner(), 2);
+}
+
+/// What has a blob's name and size is not the blob yet, and a link is not followed.
+#[test]
+fn damaged_blobs_of_a_layout_are_replaced() {
+    let (first, _) = filled();
+    let source = RegistrySource::new(&reference(&first, "a/b:v1"), &options()).unwrap();
+    let directory = TestDirectory::new();
+    let layout = directory.path().join("layout");
+    let target = LayoutTarget::new(&layout, Some("x")).unwrap();
+    let whole = copy(&source, &target, &CopyOptions::default(), &|_| {}).unwrap();
+    let (key, bytes) = {
+        let content = first.content.lock().unwrap();
+        let (key, bytes) = content
+            .blobs
+            .iter()
+            .max_by_key(|(_, bytes)| bytes.len())
+            .unwrap();
+        (key.clone(), bytes.clone())
+    };
+    let blob = layout
+        .join("blobs/sha256")
+        .join(key.1.strip_prefix("sha256:").unwrap());
+    std::fs::write(&blob, vec![0; bytes.len()]).unwrap();
+    let again = copy(&source, &target, &CopyOptions::default(), &|_| {}).unwrap();
+    assert_eq!(again.sent, bytes.len() as u64, "the others are there");
+    assert!(again.sent < whole.sent);
+    assert!(std::fs::read(&blob).unwrap() == bytes);
+
+    let elsewhere = directory.path().join("elsewhere");
+    std::fs::rename(&blob, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &blob).unwrap();
+    copy(&source, &target, &CopyOptions::default(), &|_| {}).unwrap();
+    assert!(std::fs::symlink_metadata(&blob).unwrap().is_file());
+}
+
+/// Several copies into one layout: no name is lost.
+#[test]
+fn one_layout_takes_several_copies_at_once() {
+    let (first, _) = filled();
+    let directory = TestDirectory::new();
+    let names: Vec<String> = (0..8).map(|number| format!("v{number}")).collect();
+    let barrier = std::sync::Barrier::new(names.len());
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| {
+                let source = RegistrySource::new(&reference(&first, "a/b:v1"), &options()).unwrap();
+                let target = LayoutTarget::new(directory.path(), Some(name)).unwrap();
+                let root = source.root().unwrap();
+                let descriptor = Descriptor::of(media_type::INDEX, &root.bytes);
+                barrier.wait();
+                target.put_manifest(&descriptor, &root.bytes, true).unwrap();
+            });
+        }
+    });
+    for name in &names {
+        let source = LayoutSource::new(directory.path(), Some(name));
+        source.root().unwrap();
+    }
+}

@@ -154,7 +154,8 @@ impl<'store> Pull<'store> {
             return Ok(Outcome::Exists);
         }
         loop {
-            let resumed = partial.prefix(descriptor.size)? > 0;
+            // Also what is behind a hole: it is not read before it is reached.
+            let resumed = !partial.present(descriptor.size)?.is_empty();
             match self.attempt(ingest, job, kind, shared, &partial) {
                 Ok((unpacked, true)) => {
                     let blob = StagedBlob::of_partial(partial, descriptor.size);
@@ -170,6 +171,12 @@ impl<'store> Pull<'store> {
                 }
                 // What an earlier process left may be at fault, and not the registry.
                 Err(_) if resumed => partial.cut(0)?,
+                // Or a mirror. With the wrong DiffID the blob was the right one.
+                Err(error)
+                    if !matches!(error, LayerError::DiffId { .. }) && self.client.distrust(&id) =>
+                {
+                    partial.cut(0)?;
+                }
                 Err(error) => {
                     self.store.discard_partial(partial)?;
                     return Err(error);

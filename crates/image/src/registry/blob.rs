@@ -39,7 +39,7 @@ impl<'client> BlobReader<'client> {
         range: Range<u64>,
     ) -> Result<Self, RegistryError> {
         let object = format!("{repository}@{digest}");
-        client.on_hosts(Need::Pull, &object, |host| {
+        client.on_hosts_with_blob(digest, &object, |host| {
             let mut reader = Self {
                 client,
                 host,

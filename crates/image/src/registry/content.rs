@@ -15,6 +15,8 @@ use crate::reference::DEFAULT_REGISTRY;
 const PAGE: u64 = 8 << 20;
 /// Pages of one list that are read.
 const PAGES: usize = 1000;
+/// Bytes of all pages of one list that are read.
+const LIST: u64 = 64 << 20;
 
 /// What a registry says about a manifest without sending it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,11 +159,18 @@ impl Client {
         }
         let tag = format!("sha256-{}", subject.digest.hex());
         let name = ManifestName::Tag(&tag);
-        let mut manifests = match self.manifest(repository, name) {
+        // What is written back has to be what is there, and not what a mirror remembers of it.
+        let host = self.push_host(&format!("{repository}{name}"))?;
+        let mut manifests = match host.manifest(repository, name, &Access::push(repository)) {
             Ok(fetched) => {
                 match model::Document::parse(&fetched.bytes, fetched.content_type.as_deref()) {
                     Ok(model::Document::Index(index)) => index.manifests,
-                    _ => Vec::new(),
+                    _ => {
+                        return Err(RegistryError::NoReferrers {
+                            registry: host.name().to_owned(),
+                            object: format!("{repository}{name}"),
+                        });
+                    }
                 }
             }
             Err(error) if error.is_not_found() => Vec::new(),
@@ -361,7 +370,15 @@ impl Host {
         object: &str,
     ) -> Result<T, RegistryError> {
         let bytes = self.document(answer, object, PAGE)?;
-        serde_json::from_slice(&bytes).map_err(|source| RegistryError::Document {
+        self.parsed(&bytes, object)
+    }
+
+    fn parsed<T: serde::de::DeserializeOwned>(
+        &self,
+        bytes: &[u8],
+        object: &str,
+    ) -> Result<T, RegistryError> {
+        serde_json::from_slice(bytes).map_err(|source| RegistryError::Document {
             registry: self.name().to_owned(),
             object: object.to_owned(),
             source,
@@ -390,7 +407,8 @@ impl Host {
             Err(error) => return Err(error),
         }
         let tag = format!("sha256-{}", digest.hex());
-        let fetched = match self.manifest(repository, ManifestName::Tag(&tag)) {
+        let access = Access::pull(repository);
+        let fetched = match self.manifest(repository, ManifestName::Tag(&tag), &access) {
             Err(RegistryError::NotFound { .. }) => return Ok(Vec::new()),
             other => other?,
         };
@@ -410,6 +428,7 @@ impl Host {
     ) -> Result<Vec<T>, RegistryError> {
         let mut url = self.origin()?.url(path);
         let mut pages = Vec::new();
+        let mut left = LIST;
         while pages.len() < PAGES {
             let mut request = Request {
                 place: Place::Url(&url),
@@ -419,7 +438,15 @@ impl Host {
             let next = answer
                 .text(header::LINK.as_str())
                 .and_then(|link| next_link(&link).and_then(|next| answer.url.join(next)));
-            pages.push(self.json(answer, object)?);
+            let bytes = self.document(answer, object, PAGE)?;
+            left = left
+                .checked_sub(bytes.len() as u64)
+                .ok_or_else(|| RegistryError::TooLarge {
+                    registry: self.name().to_owned(),
+                    object: object.to_owned(),
+                    limit: LIST,
+                })?;
+            pages.push(self.parsed(&bytes, object)?);
             match next {
                 Some(next) if next.origin == url.origin && next != url => url = next,
                 _ => break,

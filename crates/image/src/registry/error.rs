@@ -199,6 +199,14 @@ pub enum RegistryError {
         /// How long it asks to be left alone.
         wait: Duration,
     },
+    /// The tag that lists referrers holds something else, which would be overwritten.
+    #[error("{object} in {registry} is no list of referrers, and is not overwritten by one")]
+    NoReferrers {
+        /// The registry.
+        registry: String,
+        /// The tag.
+        object: String,
+    },
     /// A document is larger than any honest one.
     #[error("{object} from {registry} is larger than {limit} bytes")]
     TooLarge {

@@ -174,8 +174,8 @@ impl Host {
         self.down.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_down(&self) {
-        self.down.store(true, Ordering::Relaxed);
+    pub(super) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
     }
 
     pub(super) fn is_local(&self) -> bool {

@@ -126,6 +126,7 @@ pub(super) async fn delete(state: &Arc<State>, name: RepositoryName, digest: Dig
     let removed = state
         .blocking(move |storage| {
             let _keep = storage.keep()?;
+            let _changing = storage.changing(&name);
             storage.unlink_blob(&name, &digest)
         })
         .await?;

@@ -6,10 +6,11 @@ use gantry_image::Digest;
 use gantry_image::model::media_type;
 use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION};
 use hyper::{Response, StatusCode};
+use tokio::sync::SemaphorePermit;
 
 use super::blobs::{describe, not_modified};
-use super::{Answer, CONTENT_DIGEST, Call, State, blocking, is_fresh, set};
-use crate::body::ServerBody;
+use super::{Answer, CONTENT_DIGEST, Call, QUEUE, SMALL, State, blocking, is_fresh, set};
+use crate::body::{Reception, ServerBody};
 use crate::fault::Fault;
 use crate::manifest::{LIMIT, Outline};
 use crate::name::{ManifestReference, RepositoryName};
@@ -37,7 +38,7 @@ fn look_up(
     let Some(digest) = digest else {
         return Ok(None);
     };
-    let Some(media_type) = storage.manifest_type(name, &digest)? else {
+    let Some(media_type) = storage.use_manifest(name, &digest)? else {
         return Ok(None);
     };
     let bytes = storage.store.read_blob(&digest, LIMIT)?;
@@ -79,6 +80,12 @@ pub(super) async fn get(
         let length = found.bytes.len();
         let body = if call.is_head() {
             ServerBody::empty()
+        } else if length > SMALL {
+            // From the disk, so that clients that read slowly do not hold it in memory.
+            drop(found.bytes);
+            let digest = found.digest;
+            let file = state.blocking(move |storage| Ok(storage.store.open_blob(&digest)?));
+            ServerBody::file(file.await?, 0, length as u64)
         } else {
             ServerBody::full(found.bytes.into())
         };
@@ -159,7 +166,7 @@ pub(super) async fn put(
     reference: ManifestReference,
 ) -> Answer {
     let content_type = call.header(CONTENT_TYPE).map(str::to_owned);
-    let bytes = state.reception(call.body).whole(LIMIT).await?;
+    let (bytes, _large) = body(state, state.reception(call.body)).await?;
     let permit = state.parsing.acquire().await;
     let (outline, bytes, digest) = blocking(move || {
         let outline = Outline::read(&bytes, content_type.as_deref())?;
@@ -200,6 +207,25 @@ pub(super) async fn put(
     Ok(response)
 }
 
+/// Takes a manifest in. How many large ones are in memory at once is bounded: the permit is held
+/// as long as the bytes are.
+async fn body(
+    state: &State,
+    reception: Reception,
+) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Fault> {
+    let is_small = reception
+        .announced()
+        .is_some_and(|length| length <= SMALL as u64);
+    if is_small {
+        return Ok((reception.whole(LIMIT).await?, None));
+    }
+    let queued = tokio::time::timeout(QUEUE, state.large.acquire()).await;
+    let Ok(Ok(permit)) = queued else {
+        return Err(Fault::too_many("too many large manifests at once"));
+    };
+    Ok((reception.whole(LIMIT).await?, Some(permit)))
+}
+
 /// Stores a manifest if the repository has all that it refers to; returns what is missing. The
 /// tag comes last: whoever sees it finds everything behind it.
 pub(crate) fn store(
@@ -211,6 +237,7 @@ pub(crate) fn store(
     bytes: &[u8],
 ) -> Result<Option<Digest>, StorageError> {
     let _keep = storage.keep()?;
+    let _changing = storage.changing(name);
     for blob in &outline.blobs {
         if !storage.has_blob(name, blob)? {
             return Ok(Some(*blob));
@@ -225,7 +252,8 @@ pub(crate) fn store(
     Ok(None)
 }
 
-/// Stores a manifest whatever the repository has. The caller keeps.
+/// Stores a manifest whatever the repository has. The caller keeps, and is changing the
+/// repository.
 pub(crate) fn write(
     storage: &Storage,
     name: &RepositoryName,
@@ -239,6 +267,8 @@ pub(crate) fn write(
         let staged = ingest.blob_of(bytes)?;
         ingest.commit(vec![staged], Vec::new())?;
     }
+    // For what it refers to as well, which other clients may be pushing right now.
+    storage.sync_blobs()?;
     // Before the manifest itself: found by digest, it is found among the referrers too.
     if let Some(subject) = &outline.subject {
         let referrer = Referrer {
@@ -254,6 +284,20 @@ pub(crate) fn write(
     Ok(())
 }
 
+/// Removes a manifest with its tags; whether it was there.
+fn remove(storage: &Storage, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+    let _keep = storage.keep()?;
+    let _changing = storage.changing(name);
+    if !storage.has_manifest(name, digest)? {
+        return Ok(false);
+    }
+    // A damaged one can be removed as well; then nobody knows its subject.
+    let bytes = storage.store.read_blob(digest, LIMIT).ok();
+    let outline = bytes.and_then(|bytes| Outline::read(&bytes, None).ok());
+    let subject = outline.and_then(|outline| outline.subject);
+    storage.remove_manifest(name, digest, subject.as_ref())
+}
+
 /// `DELETE` of a manifest with its tags, or of a tag (end-9).
 pub(super) async fn delete(
     state: &Arc<State>,
@@ -261,21 +305,13 @@ pub(super) async fn delete(
     reference: ManifestReference,
 ) -> Answer {
     let removed = state
-        .blocking(move |storage| {
-            let _keep = storage.keep()?;
-            match &reference {
-                ManifestReference::Tag(tag) => storage.remove_tag(&name, tag),
-                ManifestReference::Digest(digest) => {
-                    if !storage.has_manifest(&name, digest)? {
-                        return Ok(false);
-                    }
-                    // A damaged one can be removed as well; then nobody knows its subject.
-                    let bytes = storage.store.read_blob(digest, LIMIT).ok();
-                    let outline = bytes.and_then(|bytes| Outline::read(&bytes, None).ok());
-                    let subject = outline.and_then(|outline| outline.subject);
-                    storage.remove_manifest(&name, digest, subject.as_ref())
-                }
+        .blocking(move |storage| match &reference {
+            ManifestReference::Tag(tag) => {
+                let _keep = storage.keep()?;
+                let _changing = storage.changing(&name);
+                storage.remove_tag(&name, tag)
             }
+            ManifestReference::Digest(digest) => remove(storage, &name, digest),
         })
         .await?;
     if !removed {

@@ -4,6 +4,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -30,6 +31,13 @@ pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-co
 
 /// Manifests that are parsed at once: one of 4 MiB takes several times that.
 const PARSED_AT_ONCE: usize = 4;
+/// Manifests of more than [`SMALL`] bytes that are received at once: at most 4 MiB each.
+const RECEIVED_AT_ONCE: usize = 16;
+/// Bytes of a manifest that are held in memory for any connection. Those of common images have
+/// less, so a client that is slow with a large one keeps nobody else waiting.
+const SMALL: usize = 64 << 10;
+/// How long a request waits until it may send its body.
+const QUEUE: Duration = Duration::from_secs(60);
 
 /// What all requests share.
 pub(crate) struct State {
@@ -40,13 +48,15 @@ pub(crate) struct State {
     sessions: uploads::Sessions,
     receptions: Semaphore,
     parsing: Semaphore,
+    large: Semaphore,
     upstream: Option<Upstream>,
 }
 
 impl State {
     /// Opens the root for serving; the lock is held as long as the server runs.
     pub(crate) fn open(options: Options) -> Result<(Self, OwnedFd), ServeError> {
-        let gate = Gate::new(&options.access)?;
+        let gate = Gate::new(&options.access, &options.log)?;
+        Storage::refuse_foreign(&options.root)?;
         let storage = Arc::new(Storage::open(&options.root)?);
         let lock = storage.lock_serving()?;
         // Nobody else writes here while the lock is held, so all of it is left over.
@@ -68,6 +78,7 @@ impl State {
             sessions: uploads::Sessions::default(),
             receptions: Semaphore::new(options.limits.receptions),
             parsing: Semaphore::new(PARSED_AT_ONCE),
+            large: Semaphore::new(RECEIVED_AT_ONCE),
             upstream,
             storage,
             options,
@@ -161,6 +172,11 @@ async fn dispatch(state: &Arc<State>, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
     let route = Route::parse(parts.uri.path())?;
     if route == Route::Token {
+        // Clients that post a form with the password would get a token for nobody; told that this
+        // is not there (405), they ask with GET.
+        if parts.method != Method::GET && parts.method != Method::HEAD {
+            return Err(Fault::method("GET, HEAD"));
+        }
         let issued = state.gate.issue(&parts.headers).await;
         return Ok(json(
             &issued.ok_or_else(Fault::no_such_page)??,

@@ -15,7 +15,7 @@ use hyper::{Response, StatusCode};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
-use super::{Answer, CONTENT_DIGEST, Call, State, blocking, set};
+use super::{Answer, CONTENT_DIGEST, Call, QUEUE, State, blocking, set};
 use crate::auth::Action;
 use crate::body::{Reception, ServerBody};
 use crate::fault::Fault;
@@ -28,8 +28,6 @@ const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 /// How long a request waits for another one that writes the same upload: a client that lost its
 /// connection may be back before the loss is noticed here.
 const TAKEOVER: Duration = Duration::from_secs(10);
-/// How long a request waits until it may send its body.
-const QUEUE: Duration = Duration::from_secs(60);
 /// Hashers that are remembered.
 const REMEMBERED: usize = 4096;
 
@@ -71,12 +69,10 @@ struct Writer {
 }
 
 impl Writer {
-    fn append(mut self, chunks: &[bytes::Bytes]) -> (Self, Result<(), Fault>) {
-        let result = self.upload.append(chunks);
+    fn append(mut self, bytes: &[u8]) -> (Self, Result<(), Fault>) {
+        let result = self.upload.append(bytes);
         if result.is_ok() {
-            for chunk in chunks {
-                self.hasher.update(chunk);
-            }
+            self.hasher.update(bytes);
         }
         (self, result.map_err(|error| Fault::internal(&error)))
     }
@@ -94,12 +90,12 @@ pub(super) async fn start(state: &Arc<State>, call: Call, name: RepositoryName) 
         (Some(digest), None) => Some(parse_digest(digest)?),
         _ => None,
     };
-    let limit = state.options.limits.uploads;
+    let limits = state.options.limits;
     let id = {
         let name = name.clone();
         state
             .blocking(move |storage| {
-                if storage.count_uploads()? >= limit {
+                if !storage.make_room(&name, limits.uploads, limits.repository_uploads)? {
                     return Ok(None);
                 }
                 storage.start_upload(&name).map(Some)
@@ -146,6 +142,7 @@ async fn mount(
             let _keep = storage.keep()?;
             let has = storage.has_blob(&from, &digest)?;
             if has {
+                storage.sync_blobs()?;
                 storage.link_blob(&name, &digest)?;
             }
             Ok(has)
@@ -326,12 +323,12 @@ async fn receive(
     let mut job: JoinHandle<(Writer, Result<(), Fault>)> =
         tokio::spawn(async move { (writer, Ok(())) });
     let outcome = loop {
-        let (chunks, fault) = body.batch().await;
+        let (bytes, fault) = body.batch().await;
         let (writer, written) = job.await.map_err(|error| Fault::internal(&error))?;
         if written.is_err() {
             break (writer, written);
         }
-        received += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        received += bytes.len() as u64;
         if received > limit {
             let cut = blocking(move || {
                 let mut writer = writer;
@@ -346,10 +343,10 @@ async fn receive(
             let fault = Fault::size_invalid("the body is longer than it may be");
             break (cut.await?, Err(fault));
         }
-        if chunks.is_empty() {
+        if bytes.is_empty() {
             break (writer, fault.map_or(Ok(()), Err));
         }
-        job = tokio::task::spawn_blocking(move || writer.append(&chunks));
+        job = tokio::task::spawn_blocking(move || writer.append(&bytes));
         if let Some(fault) = fault {
             let (writer, written) = job.await.map_err(|error| Fault::internal(&error))?;
             break (writer, written.and(Err(fault)));

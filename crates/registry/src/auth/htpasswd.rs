@@ -11,6 +11,8 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 use tokio::sync::Semaphore;
 
+use crate::options::Log;
+
 /// Largest file that is read, in bytes.
 const FILE_LIMIT: u64 = 1 << 20;
 /// Highest bcrypt cost that is accepted: each step doubles the time, and 16 takes seconds.
@@ -48,14 +50,23 @@ pub enum UsersError {
 /// The file's users, read again when the file has changed.
 pub(crate) struct Users {
     path: PathBuf,
-    current: Mutex<Arc<Table>>,
+    current: Mutex<Current>,
     /// bcrypt is slow on purpose: many requests at once must not take every processor.
     hashing: Semaphore,
+    log: Log,
+}
+
+/// The users that count, and the state of the file that was not taken over.
+struct Current {
+    table: Arc<Table>,
+    refused: Option<Stamp>,
 }
 
 struct Table {
     stamp: Stamp,
     hashes: HashMap<String, String>,
+    /// Whether the file has nothing in it, not even a comment.
+    is_blank: bool,
     /// Verified against when there is no such user, so that the answer takes as long.
     decoy: String,
     /// Which passwords were verified, as keyed hashes; they go with the table.
@@ -80,25 +91,47 @@ impl Stamp {
 }
 
 impl Users {
-    pub(crate) fn open(path: &Path) -> Result<Self, UsersError> {
+    pub(crate) fn open(path: &Path, log: Log) -> Result<Self, UsersError> {
         Ok(Self {
             path: path.to_owned(),
-            current: Mutex::new(Arc::new(read(path)?)),
+            current: Mutex::new(Current {
+                table: Arc::new(read(path)?),
+                refused: None,
+            }),
             hashing: Semaphore::new(2),
+            log,
         })
     }
 
-    /// The users as the file has them now. While it cannot be read or parsed, as in the middle of
-    /// being written, those that were read last.
+    /// The users as the file has them now. While it cannot be read or parsed or has nothing in
+    /// it, as in the middle of being written, those that were read last.
     fn table(&self) -> Arc<Table> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = std::fs::metadata(&self.path).map(|metadata| Stamp::of(&metadata));
-        if stamp.is_ok_and(|stamp| stamp != current.stamp)
-            && let Ok(table) = read(&self.path)
-        {
-            *current = Arc::new(table);
+        let Ok(stamp) = stamp else {
+            return Arc::clone(&current.table);
+        };
+        if stamp == current.table.stamp {
+            return Arc::clone(&current.table);
         }
-        Arc::clone(&current)
+        let reason = match read(&self.path) {
+            Ok(table) if !table.is_blank => {
+                current.table = Arc::new(table);
+                current.refused = None;
+                return Arc::clone(&current.table);
+            }
+            // A file that is written in place is empty at first.
+            Ok(_) => "it is empty".to_owned(),
+            Err(error) => crate::fault::chain(&error),
+        };
+        if current.refused.as_ref() != Some(&stamp) {
+            current.refused = Some(stamp);
+            self.log.say(&format!(
+                "the users of {} stay as they were: {reason}",
+                self.path.display()
+            ));
+        }
+        Arc::clone(&current.table)
     }
 
     /// Whether there is such a user.
@@ -190,6 +223,7 @@ fn read(path: &Path) -> Result<Table, UsersError> {
     Ok(Table {
         stamp,
         hashes,
+        is_blank: text.trim().is_empty(),
         decoy,
         verified: Mutex::default(),
         key,
@@ -262,7 +296,14 @@ mod tests {
         let path = directory.path().join("users");
         let line = |user: &str, word: &str| format!("{user}:{}\n", bcrypt::hash(word, 4).unwrap());
         std::fs::write(&path, line("a", "one")).unwrap();
-        let users = Arc::new(Users::open(&path).unwrap());
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let log = {
+            let said = Arc::clone(&said);
+            Log(Arc::new(move |line: &str| {
+                said.lock().unwrap().push(line.to_owned());
+            }))
+        };
+        let users = Arc::new(Users::open(&path, log).unwrap());
         for _ in 0..2 {
             assert!(users.verify("a".into(), "one".into()).await);
         }
@@ -277,8 +318,20 @@ mod tests {
         );
         assert!(users.verify("a".into(), "two".into()).await);
         assert!(users.knows("bb".into()).await);
-        // Half-written: the users that were read last stay.
-        std::fs::write(&path, "a").unwrap();
-        assert!(users.verify("a".into(), "two".into()).await);
+        // Half-written or not yet: the users that were read last stay, and it is said once.
+        for half in ["a", ""] {
+            said.lock().unwrap().clear();
+            std::fs::write(&path, half).unwrap();
+            for _ in 0..2 {
+                assert!(
+                    users.verify("a".into(), "two".into()).await,
+                    "half {half:?}"
+                );
+            }
+            assert_eq!(said.lock().unwrap().len(), 1, "half {half:?}");
+        }
+        // Nobody at all has to be written down.
+        std::fs::write(&path, "# nobody\n").unwrap();
+        assert!(!users.verify("a".into(), "two".into()).await);
     }
 }

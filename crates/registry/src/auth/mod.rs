@@ -15,6 +15,7 @@ use hyper::header::{AUTHORIZATION, HOST, HeaderMap};
 
 use crate::fault::Fault;
 use crate::name::{RepositoryName, Route};
+use crate::options::Log;
 
 mod certificate;
 mod htpasswd;
@@ -106,7 +107,9 @@ impl Grants {
 
     fn allow_catalog(&self) -> bool {
         match self {
-            Self::Everything | Self::PullEverything => true,
+            Self::Everything => true,
+            // Who may pull what he knows the name of is not told all names.
+            Self::PullEverything => false,
             Self::Listed(_) => self.listed("registry", "catalog", "*"),
         }
     }
@@ -174,14 +177,14 @@ impl PublicUrl {
 }
 
 impl Gate {
-    pub(crate) fn new(access: &Access) -> Result<Self, AccessError> {
+    pub(crate) fn new(access: &Access, log: &Log) -> Result<Self, AccessError> {
         Ok(match access {
             Access::Open => Self::Open,
             Access::Users {
                 file,
                 anonymous_pull,
             } => Self::Users {
-                users: Arc::new(Users::open(file)?),
+                users: Arc::new(Users::open(file, log.clone())?),
                 tokens: if *anonymous_pull {
                     Some(own::Issuer::new()?)
                 } else {
@@ -409,5 +412,6 @@ mod tests {
         assert!(!grants.allow(&name, Action::Delete) && !grants.allow_catalog());
         assert!(!grants.allow(&RepositoryName::parse("a/b").unwrap(), Action::Pull));
         assert!(!Grants::PullEverything.allow(&name, Action::Push));
+        assert!(!Grants::PullEverything.allow_catalog());
     }
 }

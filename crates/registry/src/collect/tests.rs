@@ -13,6 +13,7 @@ impl Root {
     fn new() -> Self {
         let directory = Directory::new();
         let storage = Storage::open(directory.path()).unwrap();
+        drop(storage.lock_serving().unwrap());
         Self { directory, storage }
     }
 
@@ -20,7 +21,7 @@ impl Root {
         let name = RepositoryName::parse(name).unwrap();
         let id = self.storage.start_upload(&name).unwrap();
         let mut upload = self.storage.open_upload(&name, &id).unwrap().unwrap();
-        upload.append(&[bytes.to_vec().into()]).unwrap();
+        upload.append(bytes).unwrap();
         self.storage
             .finish_upload(&name, &upload, &Digest::of(bytes))
             .unwrap();
@@ -187,4 +188,97 @@ fn pushes_hold_the_collector_off() {
     assert!(matches!(error, StorageError::Busy { .. }), "{error}");
     drop(keep);
     assert_eq!(root.collect(|_| ()).blobs.len(), 1);
+}
+
+/// What a damaged index leads to is unknown: its images may be meant by its tag.
+#[test]
+fn a_damaged_index_keeps_all_manifests() {
+    let root = Root::new();
+    let child = root.image("a", None, b"child");
+    let index = json!({ "schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [
+        { "mediaType": media_type::MANIFEST, "digest": child.to_string(), "size": 1 }] });
+    let index = root.manifest("a", Some("multi"), &index);
+    let elsewhere = root.image("b", None, b"other");
+    std::fs::write(root.storage.store.blob_path(&index), "rubbish").unwrap();
+    let done = root.collect(|options| options.untagged = true);
+    assert_eq!(done.damaged, [format!("a@{index}")]);
+    assert_eq!(done.manifests, [format!("b@{elsewhere}")]);
+    assert!(root.has(&child) && root.has(&Digest::of(b"child")));
+}
+
+/// What no repository knows of may have come by a way that was not foreseen.
+#[test]
+fn young_content_stays_whoever_has_it() {
+    let root = Root::new();
+    let ingest = root.storage.store.ingest().unwrap();
+    let staged = ingest.blob_of(b"unknown").unwrap();
+    ingest.commit(vec![staged], Vec::new()).unwrap();
+    let hour = |options: &mut CollectOptions| options.grace = Duration::from_secs(3600);
+    assert_eq!(root.collect(hour), Collected::default());
+    let done = root.collect(|_| ());
+    assert_eq!((done.blobs, done.bytes), (vec![Digest::of(b"unknown")], 7));
+}
+
+/// Image layouts of others, and the engine's own store, have blobs that no repository knows.
+#[test]
+fn only_a_registry_is_collected() {
+    let served = [
+        "blobs/sha256/",
+        "repositories/",
+        "uploads/",
+        "serving",
+        "oci-layout",
+    ];
+    let layout = ["blobs/sha256/", "oci-layout"];
+    let with = |parts: &[&'static str], more: &'static str| [parts, &[more]].concat();
+    for (parts, is_foreign) in [
+        (with(&layout, "index.json"), true),
+        (with(&layout, "state.db"), true),
+        (with(&served, "state.db"), true),
+        (with(&served, "index.json"), true),
+        (with(&layout, "repositories/"), false),
+        (with(&layout, "serving"), false),
+        (layout.to_vec(), false),
+        (Vec::new(), false),
+    ] {
+        let directory = Directory::new();
+        for part in &parts {
+            let path = directory.path().join(part);
+            match part.strip_suffix('/') {
+                Some(_) => std::fs::create_dir_all(path).unwrap(),
+                None => std::fs::write(path, "").unwrap(),
+            }
+        }
+        let precious = directory.path().join("blobs/sha256").join("a".repeat(64));
+        let has_blobs = parts.contains(&"blobs/sha256/");
+        if has_blobs {
+            std::fs::write(&precious, "x").unwrap();
+        }
+        let listed = || {
+            let entries = std::fs::read_dir(directory.path()).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let before = listed();
+        let options = CollectOptions {
+            grace: Duration::ZERO,
+            ..CollectOptions::default()
+        };
+        let error = collect(directory.path(), &options).unwrap_err();
+        assert!(
+            match error {
+                StorageError::Foreign { .. } => is_foreign,
+                StorageError::Absent { .. } => !is_foreign,
+                _ => false,
+            },
+            "{parts:?}: {error}"
+        );
+        if is_foreign {
+            let error = crate::serve(crate::Options::new(directory.path())).unwrap_err();
+            assert!(error.to_string().contains("something else"), "{error}");
+        }
+        assert_eq!(listed(), before, "{parts:?}");
+        assert_eq!(precious.exists(), has_blobs);
+    }
 }

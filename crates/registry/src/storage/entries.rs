@@ -92,22 +92,63 @@ impl Storage {
         if !self.has_blob(name, digest)? {
             return Ok(false);
         }
-        if let Some(directory) = self.directory(name, BLOBS)? {
-            let stale = modified(&directory, &digest.hex())?
-                .and_then(|time| time.elapsed().ok())
-                .is_some_and(|age| age > FRESH);
-            if stale {
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                match rustix::fs::utimensat(&directory, digest.hex(), &NOW, flags) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(errno) => return Err(self.failed("touch", &digest.hex(), errno)),
-                }
+        for kind in [BLOBS, MANIFESTS] {
+            if self.is_stale(name, kind, digest)? {
+                self.touch(name, kind, digest)?;
             }
         }
         Ok(true)
     }
 
-    /// Takes the blob from the repository; whether it had it.
+    /// The media type of a manifest, for a client that may push an index or a referrer because
+    /// of the answer: the collector's grace begins anew. `None` if the repository does not have
+    /// it.
+    pub(crate) fn use_manifest(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<String>, StorageError> {
+        if self.is_stale(name, MANIFESTS, digest)? {
+            // A collector that is at this repository has read the old time.
+            let _keep = self.keep()?;
+            self.touch(name, MANIFESTS, digest)?;
+        }
+        self.manifest_type(name, digest)
+    }
+
+    fn is_stale(
+        &self,
+        name: &RepositoryName,
+        kind: &str,
+        digest: &Digest,
+    ) -> Result<bool, StorageError> {
+        let Some(directory) = self.directory(name, kind)? else {
+            return Ok(false);
+        };
+        let time = modified(&directory, &digest.hex())?;
+        Ok(time
+            .and_then(|time| time.elapsed().ok())
+            .is_some_and(|age| age > FRESH))
+    }
+
+    fn touch(
+        &self,
+        name: &RepositoryName,
+        kind: &str,
+        digest: &Digest,
+    ) -> Result<(), StorageError> {
+        let Some(directory) = self.directory(name, kind)? else {
+            return Ok(());
+        };
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        match rustix::fs::utimensat(&directory, digest.hex(), &NOW, flags) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.failed("touch", &digest.hex(), errno)),
+        }
+    }
+
+    /// Takes the blob from the repository; whether it had it. The caller is
+    /// [changing](Storage::changing) it.
     pub(crate) fn unlink_blob(
         &self,
         name: &RepositoryName,
@@ -177,7 +218,8 @@ impl Storage {
     }
 
     /// Removes a manifest with the tags that point to it, first the tags: a tag without its
-    /// manifest would be worse than a manifest without its tag. Whether it was there.
+    /// manifest would be worse than a manifest without its tag. Whether it was there. The caller
+    /// is [changing](Storage::changing) the repository.
     pub(crate) fn remove_manifest(
         &self,
         name: &RepositoryName,

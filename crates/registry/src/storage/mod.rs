@@ -20,10 +20,11 @@
 //! content is there until the entry is; the collector removes only while nobody does.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use gantry_image::{Digest, Store, StoreError};
@@ -51,6 +52,13 @@ const INSIDE: ResolveFlags = ResolveFlags::BENEATH
 /// Largest entry that is read: a tag or a media type; descriptors of referrers have a limit of
 /// their own.
 const ENTRY_LIMIT: u64 = 4096;
+
+/// The file that a server locks. Nothing else makes one, so it also marks a registry's root.
+const SERVING: &str = "serving";
+/// What a registry's root does not have, but the engine's data root and OCI layouts of others do.
+const FOREIGN: [&str; 2] = ["state.db", "index.json"];
+/// Repositories share this many locks by the hash of their names.
+const CHANGES: usize = 64;
 
 /// Why the registry's files could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +89,20 @@ pub enum StorageError {
         /// The file.
         path: PathBuf,
     },
+    /// Something else keeps its content there.
+    #[error("{} belongs to something else than a registry: it has {marker}", path.display())]
+    Foreign {
+        /// The root.
+        path: PathBuf,
+        /// The file that says so.
+        marker: &'static str,
+    },
+    /// No server has ever run there.
+    #[error("there is no registry in {}", path.display())]
+    Absent {
+        /// The root.
+        path: PathBuf,
+    },
     /// Pushes never paused for the collector.
     #[error("the registry in {} was busy for {} seconds", path.display(), waited.as_secs())]
     Busy {
@@ -103,9 +125,38 @@ pub(crate) struct Storage {
     staging: OwnedFd,
     /// Held while directories are made: who finds one there may take it as synced.
     creation: Mutex<()>,
+    /// See [`Storage::changing`].
+    changes: [Mutex<()>; CHANGES],
 }
 
 impl Storage {
+    /// Refuses a root in which something else keeps content of its own: its blobs belong to no
+    /// repository, so the collector would remove them all.
+    pub(crate) fn refuse_foreign(root: &Path) -> Result<(), StorageError> {
+        for marker in FOREIGN {
+            if exists(root, marker)? {
+                return Err(StorageError::Foreign {
+                    path: root.to_owned(),
+                    marker,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a registry that a server has made; nothing is made or changed anywhere else.
+    pub(crate) fn open_existing(root: &Path) -> Result<Self, StorageError> {
+        Self::refuse_foreign(root)?;
+        for marker in ["repositories", SERVING] {
+            if !exists(root, marker)? {
+                return Err(StorageError::Absent {
+                    path: root.to_owned(),
+                });
+            }
+        }
+        Self::open(root)
+    }
+
     /// Opens the registry in `root`, making what is missing.
     pub(crate) fn open(root: &Path) -> Result<Self, StorageError> {
         let store = Store::open(root)?;
@@ -137,6 +188,7 @@ impl Storage {
             blobs,
             staging,
             creation: Mutex::new(()),
+            changes: [const { Mutex::new(()) }; CHANGES],
         })
     }
 
@@ -145,8 +197,8 @@ impl Storage {
     /// on from here.
     pub(crate) fn lock_serving(&self) -> Result<OwnedFd, StorageError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = rustix::fs::openat(&self.top, "serving", flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| self.failed("open", "serving", errno))?;
+        let lock = rustix::fs::openat(&self.top, SERVING, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| self.failed("open", SERVING, errno))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -154,7 +206,7 @@ impl Storage {
                     path: self.root.clone(),
                 });
             }
-            Err(errno) => return Err(self.failed("lock", "serving", errno)),
+            Err(errno) => return Err(self.failed("lock", SERVING, errno)),
         }
         rustix::fs::syncfs(&self.top).map_err(|errno| self.failed("sync", "", errno))?;
         Ok(lock)
@@ -163,6 +215,18 @@ impl Storage {
     /// Holds off the collector's removals.
     pub(crate) fn keep(&self) -> Result<OwnedFd, StorageError> {
         Ok(self.store.keep()?)
+    }
+
+    /// The right to change what manifests and tags of a repository rely on. Requests look first
+    /// and write then; between the two a deletion would leave a tag without its manifest, or a
+    /// manifest without its blobs. Whoever keeps as well, keeps first.
+    pub(crate) fn changing(&self, name: &RepositoryName) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        name.as_str().hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % CHANGES as u64).unwrap_or_default();
+        self.changes[index]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits up to `patience` until nobody [keeps](Self::keep), and then keeps others waiting.
@@ -371,7 +435,18 @@ impl Storage {
                 .map_err(|errno| failed("rename to", errno))?,
             Err(errno) => return Err(failed("rename to", errno)),
         }
-        rustix::fs::fsync(&self.blobs).map_err(|errno| failed("sync the directory of", errno))
+        self.sync_blobs()
+    }
+
+    /// Makes the names of blobs durable. Also for one that was there already: whoever gave it its
+    /// name may not have come to this yet.
+    pub(crate) fn sync_blobs(&self) -> Result<(), StorageError> {
+        rustix::fs::fsync(&self.blobs).map_err(|errno| self.failed("sync", "blobs/sha256", errno))
+    }
+
+    /// When the content of a blob was written; `None` if it is not there.
+    pub(crate) fn blob_time(&self, digest: &Digest) -> Result<Option<SystemTime>, StorageError> {
+        modified(&self.blobs, &digest.hex())
     }
 
     /// Removes files under `staging` that no operation of a living process can still be writing.
@@ -382,6 +457,20 @@ impl Storage {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether there is anything of this name in the root.
+fn exists(root: &Path, name: &str) -> Result<bool, StorageError> {
+    let path = root.join(name);
+    match rustix::fs::lstat(&path) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(errno) => Err(StorageError::Io {
+            operation: "look at",
+            path,
+            source: errno.into(),
+        }),
     }
 }
 

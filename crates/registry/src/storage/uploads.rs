@@ -29,15 +29,12 @@ impl UploadFile {
 
     /// Appends. After an error the file is cut back to what it was, so that its length stays the
     /// number of bytes that were hashed.
-    pub(crate) fn append(&mut self, chunks: &[bytes::Bytes]) -> Result<(), StorageError> {
-        let before = self.length;
-        for chunk in chunks {
-            if let Err(source) = self.file.write_all(chunk) {
-                let _ = self.cut(before);
-                return Err(self.failed("write", source));
-            }
-            self.length += chunk.len() as u64;
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        if let Err(source) = self.file.write_all(bytes) {
+            let _ = self.cut(self.length);
+            return Err(self.failed("write", source));
         }
+        self.length += bytes.len() as u64;
         Ok(())
     }
 
@@ -87,8 +84,12 @@ impl UploadFile {
 
 /// The name binds the upload to its repository: another repository's name gives another file.
 fn file_name(name: &RepositoryName, id: &UploadId) -> String {
+    format!("{}{}", id.as_str(), suffix(name))
+}
+
+fn suffix(name: &RepositoryName) -> String {
     let repository = Digest::of(name.as_str().as_bytes());
-    format!("{}.{}", id.as_str(), &repository.hex()[..32])
+    format!(".{}", &repository.hex()[..32])
 }
 
 impl Storage {
@@ -160,9 +161,56 @@ impl Storage {
         rustix::fs::fsync(&self.uploads).map_err(|errno| self.failed("sync", "uploads", errno))
     }
 
-    /// How many uploads there are.
-    pub(crate) fn count_uploads(&self) -> Result<usize, StorageError> {
-        Ok(self.names(&self.uploads)?.len())
+    /// Whether one more upload may be started: there are fewer than `all` and fewer than
+    /// `of_one` in this repository. Where there are more, the oldest makes room that has nothing
+    /// yet and that nobody writes.
+    pub(crate) fn make_room(
+        &self,
+        name: &RepositoryName,
+        all: usize,
+        of_one: usize,
+    ) -> Result<bool, StorageError> {
+        let mut uploads = self.names(&self.uploads)?;
+        let suffix = suffix(name);
+        let own = |upload: &&String| upload.ends_with(&suffix);
+        let too_many = uploads.len() >= all;
+        if uploads.iter().filter(own).count() >= of_one {
+            uploads.retain(|upload| own(&upload));
+        } else if !too_many {
+            return Ok(true);
+        }
+        self.evict(&uploads)
+    }
+
+    /// Removes the oldest of these uploads that is empty and that nobody writes; whether there
+    /// was one.
+    fn evict(&self, uploads: &[String]) -> Result<bool, StorageError> {
+        let mut empty = Vec::new();
+        for upload in uploads {
+            let status = rustix::fs::statat(&self.uploads, upload, AtFlags::SYMLINK_NOFOLLOW);
+            if let Ok(status) = status
+                && status.st_size == 0
+            {
+                empty.push((status.st_mtime, status.st_mtime_nsec, upload));
+            }
+        }
+        empty.sort_unstable();
+        for (_, _, upload) in empty {
+            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let Ok(file) = rustix::fs::openat(&self.uploads, upload, flags, Mode::empty()) else {
+                continue;
+            };
+            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            // Somebody may have written and finished it since.
+            let unused = rustix::fs::fstat(&file)
+                .is_ok_and(|status| status.st_size == 0 && status.st_nlink > 0);
+            if unused && self.remove_entry(&self.uploads, upload)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes uploads that nobody wrote since `older_than`; returns how many and their bytes.

@@ -95,6 +95,15 @@ fn anonymous_pulls() {
     .expect(401);
     assert_eq!(status(peer, "GET", "/v2/", &anonymous), 200);
     assert_eq!(status(peer, "GET", "/v2/a/tags/list", &anonymous), 404);
+    // What there is to pull is not told.
+    assert_eq!(status(peer, "GET", "/v2/_catalog", &anonymous), 401);
+    assert_eq!(status(peer, "GET", "/v2/_catalog", &named), 200);
+    // containerd and BuildKit post the password first, and ask with GET when they get a 405.
+    let form = b"grant_type=password&service=gantry&username=ann&password=secret";
+    let kind = ("Content-Type", "application/x-www-form-urlencoded");
+    let posted = peer.send("POST", "/v2/_token", &[kind], form).expect(405);
+    assert_eq!(posted.header("allow"), "GET, HEAD");
+    peer.send("PUT", "/v2/_token", &[], b"").expect(405);
     for (method, path) in [
         ("POST", "/v2/a/blobs/uploads/"),
         ("PUT", "/v2/a/manifests/x"),

@@ -193,19 +193,91 @@ fn clients_that_do_not_read_are_given_up() {
 fn uploads_are_counted() {
     let served = Served::with(|options| {
         options.limits = Limits {
-            uploads: 2,
+            uploads: 3,
+            repository_uploads: 2,
             ..Limits::default()
         };
     });
-    let first = served.peer.start("a");
-    served.peer.start("b");
+    let peer = &served.peer;
+    let started = |name: &str| {
+        let location = peer.start(name);
+        peer.send("PATCH", &location, &[], b"x").expect(202);
+        location
+    };
+    let refused = |name: &str| {
+        let path = format!("/v2/{name}/blobs/uploads/");
+        let reply = peer.send("POST", &path, &[], b"").expect(429);
+        assert_eq!(reply.code(), "TOOMANYREQUESTS");
+    };
+    let first = started("a");
+    started("a");
+    // One repository does not take the place of the others.
+    refused("a");
+    started("b");
+    refused("b");
+    refused("c");
+    peer.send("DELETE", &first, &[], b"").expect(204);
+    peer.start("c");
+}
+
+/// Uploads that were only started keep nobody out: the oldest of them makes room.
+#[test]
+fn empty_uploads_make_room() {
+    let served = Served::with(|options| {
+        options.limits = Limits {
+            uploads: 3,
+            repository_uploads: 2,
+            ..Limits::default()
+        };
+    });
+    let peer = &served.peer;
+    let there = |location: &str| peer.get(location).status == 204;
+    let used = peer.start("a");
+    peer.send("PATCH", &used, &[], b"x").expect(202);
+    let oldest = peer.start("b");
+    std::thread::sleep(Duration::from_millis(20));
+    let in_a = peer.start("a");
+    // The repository is full: its own makes room. Then the whole registry is: the oldest does.
+    let next = peer.start("a");
+    assert!(there(&used) && there(&oldest) && !there(&in_a) && there(&next));
+    std::thread::sleep(Duration::from_millis(20));
+    let last = peer.start("c");
+    assert!(there(&used) && !there(&oldest) && there(&next) && there(&last));
+    // One that is being written stays.
+    let mut writing = peer.connect();
+    let head = format!("PATCH {next} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n");
+    writing.write_all(head.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    peer.start("d");
+    assert!(!there(&last));
+    drop(writing);
+    assert!(there(&next));
+}
+
+/// A body in the smallest chunks there are is kept in as little memory as any other.
+#[test]
+fn chunks_of_one_byte() {
+    let served = Served::new();
+    let bytes: Vec<u8> = (0..=255).cycle().take(400_000).collect();
+    let chunked: Vec<u8> = bytes
+        .iter()
+        .flat_map(|byte| [b'1', b'\r', b'\n', *byte, b'\r', b'\n'])
+        .chain(*b"0\r\n\r\n")
+        .collect();
+    let digest = Digest::of(&bytes);
+    let head = format!(
+        "POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Transfer-Encoding: chunked\r\n\r\n"
+    );
+    served
+        .peer
+        .raw(&[head.into_bytes(), chunked].concat())
+        .expect(201);
     let reply = served
         .peer
-        .send("POST", "/v2/c/blobs/uploads/", &[], b"")
-        .expect(429);
-    assert_eq!(reply.code(), "TOOMANYREQUESTS");
-    served.peer.send("DELETE", &first, &[], b"").expect(204);
-    served.peer.start("c");
+        .get(&format!("/v2/a/blobs/{digest}"))
+        .expect(200);
+    assert!(reply.body == bytes);
 }
 
 /// Two requests that write one upload do not mix: the second waits, and then is out of order.

@@ -193,3 +193,107 @@ fn concurrent_pushes_of_one_tag() {
         peer.get(&format!("/v2/a/manifests/{digest}")).expect(200);
     }
 }
+
+/// Large ones take other ways in and out than small ones.
+#[test]
+fn large_manifests_are_whole() {
+    let served = Served::new();
+    let peer = &served.peer;
+    let config = peer.push_blob("a", b"{}");
+    let mut document = manifest(&config, 2, &config, 2);
+    document["annotations"] = json!({ "long": "x".repeat(3 << 20) });
+    peer.put_manifest("a", "v1", &document).expect(201);
+    let text = document.to_string();
+    let reply = peer.get("/v2/a/manifests/v1").expect(200);
+    assert!(reply.text() == text);
+    assert_eq!(reply.header("content-length"), text.len().to_string());
+    let chunked = format!(
+        "PUT /v2/a/manifests/v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {}\r\n\
+         Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\n\r\n",
+        media_type::MANIFEST,
+        text.len()
+    );
+    peer.raw(chunked.as_bytes()).expect(201);
+    assert!(peer.get("/v2/a/manifests/v2").expect(200).text() == text);
+}
+
+/// While a manifest is deleted somebody pushes it again under a new tag: either the tag is gone
+/// too, or the manifest is there.
+#[test]
+fn no_tag_dangles() {
+    let served = Served::new();
+    let peer = &served.peer;
+    let (document, digest) = peer.push_image("a", "v", b"layer");
+    let path = format!("/v2/a/manifests/{digest}");
+    for round in 0..40 {
+        std::thread::scope(|scope| {
+            for pusher in 0..3 {
+                let document = &document;
+                scope.spawn(move || {
+                    let tag = format!("v{round}-{pusher}");
+                    peer.put_manifest("a", &tag, document).expect(201);
+                });
+            }
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    peer.send("DELETE", &path, &[], b"");
+                }
+            });
+        });
+        let tags = peer.get("/v2/a/tags/list").expect(200).json();
+        for tag in tags["tags"].as_array().unwrap() {
+            let tag = tag.as_str().unwrap();
+            peer.get(&format!("/v2/a/manifests/{tag}")).expect(200);
+        }
+    }
+}
+
+/// Who asks for a manifest by its digest may be about to push an index of it: the collector
+/// leaves it alone from there on.
+#[test]
+fn what_was_asked_for_is_young_again() {
+    let served = Served::new();
+    let peer = &served.peer;
+    let pushed = |mark: &str| {
+        let config = peer.push_blob("a", b"{}");
+        let layer = peer.push_blob("a", mark.as_bytes());
+        let document = manifest(&config, 2, &layer, mark.len());
+        let digest = Digest::of(document.to_string().as_bytes());
+        peer.put_manifest("a", &digest.to_string(), &document)
+            .expect(201);
+        digest
+    };
+    let (forgotten, asked, as_blob) = (pushed("1"), pushed("2"), pushed("3"));
+    age(&served.root());
+    for path in [
+        format!("/v2/a/manifests/{asked}"),
+        format!("/v2/a/blobs/{as_blob}"),
+    ] {
+        peer.send("HEAD", &path, &[], b"").expect(200);
+    }
+    let options = crate::CollectOptions {
+        untagged: true,
+        ..crate::CollectOptions::default()
+    };
+    let collected = crate::collect(&served.root(), &options).unwrap();
+    assert_eq!(collected.manifests, [format!("a@{forgotten}")]);
+    peer.get(&format!("/v2/a/manifests/{asked}")).expect(200);
+    for layer in ["2", "3"] {
+        let digest = Digest::of(layer.as_bytes());
+        peer.get(&format!("/v2/a/blobs/{digest}")).expect(200);
+    }
+}
+
+/// Makes every file below look two hours old.
+fn age(directory: &std::path::Path) {
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            age(&path);
+        } else {
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(then).unwrap();
+        }
+    }
+}

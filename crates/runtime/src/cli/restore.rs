@@ -81,7 +81,9 @@ fn bring_back(
     let (group, process) = match restored {
         Ok(restored) => restored,
         Err(error) => {
-            let _ = super::delete::remove(&place, &record, None);
+            // Whatever criu has brought to life by then is in the group.
+            let group = state::group(&record).ok().flatten();
+            let _ = super::delete::remove(&place, &record, group.as_ref());
             return Err(error);
         }
     };

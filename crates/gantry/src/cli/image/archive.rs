@@ -123,7 +123,12 @@ fn write_to(
     let file = File::create_new(&draft.path).map_err(failed("cannot create", &draft.path))?;
     let mut output = BufWriter::with_capacity(256 << 10, file);
     write(&mut output)?;
-    output.flush().map_err(failed("cannot write", target))?;
+    // After a crash the name stands for the whole archive or for what it stood for before.
+    output
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)
+        .and_then(|file| file.sync_data())
+        .map_err(failed("cannot write", target))?;
     std::fs::rename(&draft.path, target).map_err(failed("cannot write", target))?;
     draft.kept = true;
     Ok(0)

@@ -413,3 +413,53 @@ fn endless_bodies_end() {
         assert_eq!(partials(&setup), NOTHING);
     }
 }
+
+/// Also what lies behind a hole, where nothing is there at the beginning.
+#[test]
+fn damaged_remains_behind_a_hole_are_thrown_away() {
+    let layer = Layer::gzip(&tar(&[("file", &noise(1, 5_000_000))]));
+    let mut setup = setup();
+    in_parts(&mut setup);
+    let part = 256 << 10;
+    let partial = setup.store.partial(&layer.digest).unwrap();
+    partial.cut(layer.size).unwrap();
+    partial.write_at(&noise(7, part), 3 * part as u64).unwrap();
+    drop(partial);
+    let (server, _) = serve_large(&layer, 0, 0, true);
+    setup.pull(&server, "").unwrap();
+    let blob = setup.store.read_blob(&layer.digest, 1 << 30).unwrap();
+    assert!(blob == layer.served);
+}
+
+/// A mirror with a damaged blob is left out, and the registry itself still has to be right.
+#[test]
+fn a_damaged_mirror_does_not_stop_a_pull() {
+    let layer = Layer::gzip(&tar(&[("file", &noise(1, 900_000))]));
+    let mut damaged = layer.clone();
+    damaged.served[500_000] ^= 1;
+    for own_is_damaged in [false, true] {
+        let (mirror, _) = serve_large(&damaged, 0, 0, true);
+        let own = if own_is_damaged { &damaged } else { &layer };
+        let (own, _) = serve_large(own, 0, 0, true);
+        let mut setup = setup();
+        let hosts = TestDirectory::new();
+        let directory = hosts.path().join("registry.test");
+        std::fs::create_dir(&directory).unwrap();
+        let text = format!(
+            "server = \"http://{}\"\n[host.\"http://{}\"]\n",
+            own.host(),
+            mirror.host()
+        );
+        std::fs::write(directory.join("hosts.toml"), text).unwrap();
+        setup.options.client.certificate_directories = vec![hosts.path().to_owned()];
+        let reference = Reference::parse("registry.test/a/b").unwrap();
+        let pulled = pull(&setup.store, &setup.options, &reference, None, &|_| {});
+        if own_is_damaged {
+            assert!(pulled.is_err());
+        } else {
+            pulled.unwrap();
+            assert!(blob_requests(&mirror) > 0);
+        }
+        assert_eq!(partials(&setup), NOTHING);
+    }
+}

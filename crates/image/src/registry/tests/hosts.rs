@@ -285,3 +285,99 @@ fn client_certificates_must_be_readable() {
     );
     drop(directory);
 }
+
+/// A network that was gone for a moment does not make the client useless.
+#[test]
+fn hosts_that_are_all_down_are_asked_again() {
+    let (_directory, mut options) =
+        configured("server = \"http://127.0.0.1:1\"\n[host.\"http://127.0.0.2:1\"]\n");
+    options.retry.retries = 0;
+    let client = Client::new("registry.test", &options).unwrap();
+    for _ in 0..2 {
+        let error = client.manifest("a/b", ManifestName::Tag("t")).unwrap_err();
+        assert!(matches!(error, RegistryError::AllHosts { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn long_files_are_named() {
+    let text = "# long\n".repeat(200_000);
+    let (directory, options) = configured(&text);
+    let error = manifest("registry.test", &options).unwrap_err();
+    let path = directory.path().join("registry.test/hosts.toml");
+    let text = chain(&error);
+    assert!(
+        text.contains(path.to_str().unwrap()) && text.contains("longer"),
+        "{text}"
+    );
+}
+
+/// A list of referrers that is written back is the one of the host that takes it, not a mirror's;
+/// and what is no list is left alone.
+#[test]
+fn lists_of_referrers_are_those_of_the_host_that_is_pushed_to() {
+    use crate::testing::registry::{Behaviour, Registry};
+    let artefact = |number: u32| {
+        serde_json::json!({"schemaVersion": 2, "mediaType": media_type::MANIFEST,
+            "artifactType": format!("application/x.{number}"), "layers": [],
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "size": 2,
+                "digest": Digest::of(b"{}")},
+            "subject": {"mediaType": media_type::MANIFEST, "size": MANIFEST.len(),
+                "digest": Digest::of(MANIFEST.as_bytes())}})
+        .to_string()
+    };
+    // The mirror knows nothing of what was pushed.
+    let mirror = Server::start(|request| {
+        match request.path() {
+        path if path.contains("/manifests/sha256-") => Reply::new(
+            200,
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#,
+        )
+        .header("Content-Type", media_type::INDEX),
+        _ => Reply::new(404, ""),
+    }
+    });
+    let own = Registry::start(Behaviour {
+        referrers: false,
+        ..Behaviour::default()
+    });
+    let key = ("a/b".to_owned(), Digest::of(b"{}").to_string());
+    own.content
+        .lock()
+        .unwrap()
+        .blobs
+        .insert(key, b"{}".to_vec());
+    let (_directory, options) = configured(&format!(
+        "server = \"http://{}\"\n[host.{:?}]\ncapabilities = [\"pull\", \"resolve\"]\n",
+        own.host(),
+        mirror.url(""),
+    ));
+    let client = Client::new("registry.test", &options).unwrap();
+    let put = |number| {
+        let document = artefact(number);
+        let digest = Digest::of(document.as_bytes());
+        let name = ManifestName::Digest(&digest);
+        client.put_manifest("a/b", name, media_type::MANIFEST, document.as_bytes())
+    };
+    put(1).unwrap();
+    put(2).unwrap();
+    let tag = format!("sha256-{}", Digest::of(MANIFEST.as_bytes()).hex());
+    let key = ("a/b".to_owned(), tag);
+    let list = own.content.lock().unwrap().manifests[&key].1.clone();
+    let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 2, "{list}");
+
+    let foreign = (
+        media_type::MANIFEST.to_owned(),
+        MANIFEST.as_bytes().to_vec(),
+    );
+    let mut content = own.content.lock().unwrap();
+    content.manifests.insert(key.clone(), foreign.clone());
+    drop(content);
+    let error = put(3).unwrap_err();
+    assert!(
+        matches!(error, RegistryError::NoReferrers { .. }),
+        "{error:?}"
+    );
+    assert_eq!(own.content.lock().unwrap().manifests[&key], foreign);
+}
