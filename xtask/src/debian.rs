@@ -34,7 +34,17 @@ pub const FOR_TESTS: &[&str] = &[
 ];
 
 /// What `cargo xtask bench` needs beside a build.
-pub const FOR_BENCHMARKS: &[&str] = &["busybox-static", "crun", "gcc", "libc6-dev", "runc"];
+pub const FOR_BENCHMARKS: &[&str] = &[
+    "busybox-static",
+    "crun",
+    "curl",
+    "docker-registry",
+    "gcc",
+    "libc6-dev",
+    "runc",
+    "skopeo",
+    "umoci",
+];
 
 /// Debian asks this file before a package's scripts start a service.
 const POLICY: &str = "/usr/sbin/policy-rc.d";

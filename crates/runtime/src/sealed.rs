@@ -12,13 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use gantry_sys::exec::{Strings, execveat};
+use gantry_sys::exec::{SEALED_MARK, Strings, execveat};
 use gantry_sys::mount::{Attributes, RDONLY, set_attributes};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::mount::OpenTreeFlags;
-
-/// First word of the command line of a program that runs sealed.
-const MARK: &[u8] = b"gantry-runtime:sealed";
 
 /// A read-only mount of one file, attached nowhere.
 ///
@@ -46,7 +43,7 @@ pub fn ensure() -> io::Result<()> {
     if is_sealed() {
         return Ok(());
     }
-    let mark = CString::new(MARK)?;
+    let mark = CString::from(SEALED_MARK);
     let words = std::env::args_os().skip(1).map(|word| word.into_vec());
     let mut arguments = vec![mark];
     for word in words {
@@ -73,7 +70,7 @@ pub fn ensure() -> io::Result<()> {
 fn is_sealed() -> bool {
     let marked = std::env::args_os()
         .next()
-        .is_some_and(|word| word.as_encoded_bytes() == MARK);
+        .is_some_and(|word| word.as_encoded_bytes() == SEALED_MARK.to_bytes());
     if !marked {
         return false;
     }

@@ -6,6 +6,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::check;
 
+/// First word of the command line of a program that was executed from a file that no container
+/// can write to. Whoever seals a program, before its C library starts or later, says the same:
+/// two words would have them execute one another for ever.
+pub const SEALED_MARK: &CStr = c"gantry-runtime:sealed";
+
 /// A null-terminated array of strings, as execve(2) takes it.
 #[derive(Debug)]
 pub struct Strings {

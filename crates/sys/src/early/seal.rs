@@ -1,10 +1,11 @@
 //! A program that executes itself again, sealed.
 
+use crate::exec::SEALED_MARK;
+
 use super::{AT_EMPTY_PATH, SYS_EXECVEAT, call, clone_read_only, close, equal};
 
-/// First word of the command line of a program that was sealed. Who says it without being
-/// sealed gains nothing: `main` looks at the file that it runs from.
-const MARK: *const u8 = c"gantry-runtime:sealed".as_ptr().cast();
+/// Who says it without being sealed gains nothing: `main` looks at the file that it runs from.
+const MARK: *const u8 = SEALED_MARK.as_ptr().cast();
 
 /// # Safety
 /// `stack` is the stack of a process's start.
