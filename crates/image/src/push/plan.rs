@@ -45,32 +45,12 @@ impl Plan {
         let maker = Maker { store, reference };
         let bytes = store.read_blob(target, DOCUMENT_LIMIT)?;
         let document = maker.parse(target, &bytes, None)?;
-        let mut documents = Vec::new();
-        let mut missing = Vec::new();
         let Document::Index(index) = document else {
-            maker.add(
-                target,
-                bytes,
-                &document,
-                "",
-                &mut documents,
-                &mut missing,
-                0,
-            )?;
-            return maker.finish(documents, missing);
+            return maker.whole(target, bytes, &document);
         };
         if platforms == Platforms::All {
             let document = Document::Index(index);
-            maker.add(
-                target,
-                bytes,
-                &document,
-                "",
-                &mut documents,
-                &mut missing,
-                0,
-            )?;
-            return maker.finish(documents, missing);
+            return maker.whole(target, bytes, &document);
         }
         let mut present = Vec::new();
         let mut all_missing = Vec::new();
@@ -86,16 +66,7 @@ impl Plan {
         }
         if all_missing.is_empty() {
             let document = Document::Index(index);
-            maker.add(
-                target,
-                bytes,
-                &document,
-                "",
-                &mut documents,
-                &mut missing,
-                0,
-            )?;
-            return maker.finish(documents, missing);
+            return maker.whole(target, bytes, &document);
         }
         let is_image = |entry: &Descriptor| !entry.is_attestation();
         let images = present.iter().filter(|(entry, _)| is_image(entry)).count();
@@ -154,6 +125,18 @@ impl Maker<'_> {
             digest: *digest,
             source,
         })
+    }
+
+    /// A document with all that it needs, and nothing else.
+    fn whole(
+        &self,
+        target: &Digest,
+        bytes: Vec<u8>,
+        document: &Document,
+    ) -> Result<Plan, PushError> {
+        let (mut documents, mut missing) = (Vec::new(), Vec::new());
+        self.add(target, bytes, document, "", &mut documents, &mut missing, 0)?;
+        self.finish(documents, missing)
     }
 
     fn finish(&self, documents: Vec<Planned>, missing: Vec<String>) -> Result<Plan, PushError> {
