@@ -42,8 +42,11 @@ cat /run/stdout >"$(find_port stdout)" &
 carry_stdout=$!
 cat /run/stderr >"$(find_port stderr)" &
 carry_stderr=$!
+exec 3>"$(find_port status)"
+# From here on the time is the command's: before, a hang is the machine's.
+echo started >&3
 cd /root || exit
-/payload/command </dev/null >/run/stdout 2>/run/stderr
+/payload/command </dev/null >/run/stdout 2>/run/stderr 3>&-
 status=$?
 # Something that the command left running may hold the streams open.
 tries=0
@@ -52,6 +55,6 @@ while kill -0 $carry_stdout 2>/dev/null || kill -0 $carry_stderr 2>/dev/null; do
     [ "$tries" -gt 40 ] && break
     sleep 0.05
 done
-echo "status $status" >"$(find_port status)"
+echo "status $status" >&3
 echo o >/proc/sysrq-trigger
 sleep 60

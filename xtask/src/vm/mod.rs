@@ -31,6 +31,9 @@ pub struct Machine {
     pub memory: u32,
     /// When the whole machine is ended, boot included.
     pub time_limit: Duration,
+    /// For how long the command may write nothing to its stdout before the
+    /// machine is taken for hung.
+    pub silence_limit: Option<Duration>,
 }
 
 impl Default for Machine {
@@ -39,6 +42,7 @@ impl Default for Machine {
             cpus: 2,
             memory: 1024,
             time_limit: Duration::from_secs(600),
+            silence_limit: None,
         }
     }
 }
@@ -61,6 +65,7 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
         cpus: arguments.number("--cpus", default.cpus)?,
         memory: arguments.number("--memory", default.memory)?,
         time_limit: Duration::from_secs(u64::from(arguments.number("--time-limit", 600)?)),
+        silence_limit: None,
     };
     let no_build = arguments.flag("--no-build");
     let suite = arguments.flag("--suite");
