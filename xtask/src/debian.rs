@@ -13,10 +13,13 @@ use crate::process;
 /// would change what a developer's machine boots, so `vm` only unpacks it.
 pub const FOR_TESTS: &[&str] = &[
     "apache2-utils",   // htpasswd, for a registry that asks for a password
+    "buildah",         // reads and writes images with code that is not ours
     "busybox-static",  // the root file system of most tests
+    "containerd",      // calls the runtime, and is Docker's
     "crun",            // containers by another runtime
     "curl",            // an outside client of published ports
     "docker-registry", // a registry that is not ours
+    "docker.io",       // images to and from it, and it calls the runtime
     "e2fsprogs",       // mke2fs -d makes the VM's disks without mounting
     "gcc",             // compiles the caller of libseccomp
     "iproute2",        // looks at links and addresses with other eyes
@@ -25,6 +28,7 @@ pub const FOR_TESTS: &[&str] = &[
     "libseccomp-dev",  // says what a seccomp profile means, with code that is not ours
     "mmdebstrap",      // a real root file system, and the VM's
     "nftables",        // decodes the tables that we write
+    "podman",          // images to and from it, and it calls the runtime
     "qemu-system-x86", // the VM
     "runc",            // containers by another runtime
     "skopeo",          // pushes images with code that is not ours

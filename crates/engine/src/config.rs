@@ -1,7 +1,7 @@
 //! What a container was asked to be: the versioned record kept in the state store.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,13 @@ pub struct ContainerConfig {
     pub auto_remove: bool,
     /// Network of the sandbox.
     pub network: NetworkMode,
+    /// What was asked for on the networks when the container was made, the one of
+    /// [`ContainerConfig::network`] first. Which it is on now, the state store says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointRequest>,
+    /// Domain of the host name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub domainname: String,
     /// Published ports.
     pub ports: Vec<PortBinding>,
     /// Publish every exposed port at a free one of the host.
@@ -133,6 +140,37 @@ pub enum NetworkMode {
     None,
     /// The sandbox of another container, by name or id as given.
     Container(String),
+    /// Networks that users have made; this is the first one's name, or its id as given.
+    Network(String),
+}
+
+/// One `--network`, with what was asked for there.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct EndpointRequest {
+    /// Name of the network, or its id as given.
+    pub network: String,
+    /// What was asked for.
+    pub endpoint: EndpointConfig,
+}
+
+/// What a container is to have on a network.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct EndpointConfig {
+    /// Further names that containers of the network find it by.
+    pub aliases: Vec<String>,
+    /// Address; absent means that one is leased at each start.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Ethernet address; absent means one that goes with the address.
+    pub mac: Option<String>,
+    /// Other containers that this one knows by further names, as `CONTAINER` or
+    /// `CONTAINER:ALIAS`.
+    pub links: Vec<String>,
+    /// Options of the driver.
+    pub driver_options: BTreeMap<String, String>,
+    /// The default route leads through the network with the highest one.
+    pub gw_priority: i64,
 }
 
 /// One mount, as `-v`, `--mount`, `--tmpfs` or the image's `VOLUME` ask for it.

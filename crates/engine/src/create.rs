@@ -1,9 +1,7 @@
 //! Creating containers.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
-use gantry_image::digest::Digest;
 use gantry_image::model::ImageConfig;
 use gantry_supervisor::record;
 
@@ -130,6 +128,7 @@ impl Engine {
         let config = merge(request, &image)?;
         // Errors of the configuration show before anything is made.
         self.check_config(&config)?;
+        let endpoints = self.new_endpoints(id, &config)?;
         let volumes = volume_names(&config)?;
         for mount in &config.mounts {
             if let MountSource::Bind { path, create } = &mount.source {
@@ -169,6 +168,7 @@ impl Engine {
             let inserted = self.store()?.insert_container(&NewContainer {
                 row: &row,
                 volumes: &volumes,
+                endpoints: &endpoints,
             });
             match inserted {
                 Err(Error::NameTaken { .. })
@@ -185,6 +185,8 @@ impl Engine {
         for (volume, _) in &volumes {
             self.make_volume_directory(volume)?;
         }
+        let networks: Vec<String> = endpoints.into_iter().map(|(network, _)| network).collect();
+        self.publish_names_of(&networks)?;
         Ok(Prepared {
             row,
             config,
@@ -256,35 +258,6 @@ impl Engine {
             }
         }
         Ok((row, config))
-    }
-
-    /// Directories of an image's layers, the topmost first.
-    pub(crate) fn layer_paths(
-        &self,
-        image_id: &str,
-        image: &ImageConfig,
-    ) -> Result<Vec<PathBuf>, Error> {
-        let layers = &image.rootfs.diff_ids;
-        layers
-            .iter()
-            .rev()
-            .map(|layer: &Digest| {
-                let path = self
-                    .roots
-                    .data
-                    .join("layers")
-                    .join("sha256")
-                    .join(layer.hex());
-                if path.is_dir() {
-                    Ok(path)
-                } else {
-                    Err(Error::MissingLayer {
-                        image: image_id.into(),
-                        layer: layer.to_string(),
-                    })
-                }
-            })
-            .collect()
     }
 
     fn make_volume_directory(&self, name: &str) -> Result<(), Error> {

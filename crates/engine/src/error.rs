@@ -121,10 +121,10 @@ pub enum Error {
         #[source]
         source: Box<gantry_image::model::ModelError>,
     },
-    /// A layer that a container needs is not there.
+    /// A layer that a container needs is not there, and neither is its blob.
     #[error("image {image} lacks layer {layer}")]
     MissingLayer {
-        /// Id of the image.
+        /// Name or id of the image.
         image: String,
         /// The layer.
         layer: String,
@@ -201,6 +201,69 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// No such network.
+    #[error("network {name} not found")]
+    NoSuchNetwork {
+        /// What was asked for.
+        name: String,
+    },
+    /// The name of a network is taken.
+    #[error("network with name {name} already exists")]
+    NetworkExists {
+        /// The name.
+        name: String,
+    },
+    /// A subnet that something else has.
+    #[error("subnet {subnet} overlaps {holder}")]
+    SubnetTaken {
+        /// What was asked for.
+        subnet: String,
+        /// Who has it: a network, or a route of the host.
+        holder: String,
+    },
+    /// An address that another container has.
+    #[error("address {address} of network {network} is already in use")]
+    AddressInUse {
+        /// The address.
+        address: std::net::Ipv4Addr,
+        /// The network.
+        network: String,
+    },
+    /// A container that is on a network already.
+    #[error(
+        "endpoint of container {} already exists in network {network}",
+        short(container)
+    )]
+    EndpointExists {
+        /// Id of the container.
+        container: String,
+        /// The network.
+        network: String,
+    },
+    /// A container that is not on a network.
+    #[error("container {} is not connected to network {network}", short(container))]
+    NotConnected {
+        /// Id of the container.
+        container: String,
+        /// The network.
+        network: String,
+    },
+    /// A network that running containers are on.
+    #[error("network {name} has active endpoints: {holders}")]
+    NetworkInUse {
+        /// Its name.
+        name: String,
+        /// Names of the containers.
+        holders: String,
+    },
+    /// A network that belongs to the installation.
+    #[error("{name} is a pre-defined network and cannot be {action}")]
+    PredefinedNetwork {
+        /// Its name.
+        name: String,
+        /// What was attempted.
+        action: &'static str,
+    },
     /// No address is left.
     #[error("network {network} has no free address left")]
     NoAddress {
@@ -274,9 +337,18 @@ impl Error {
             Error::NewerStore { .. } => "install that release, or use another --data-root".into(),
             Error::Store { source, .. } => store_hint(source)?,
             Error::Path { source, .. } => path_hint(source)?,
+            Error::NoSuchNetwork { .. } => "`gantry network ls` lists the networks".into(),
+            Error::NetworkInUse { name, .. } => format!("stop those containers, or take them off with `gantry network disconnect {name} CONTAINER`"),
+            Error::SubnetTaken { .. } => "give another --subnet, or none: then a free one is chosen".into(),
             Error::NoAddress { .. } => "remove containers that are not needed".into(),
-            Error::MissingLayer { .. } | Error::DamagedImage { .. } => "remove the image and pull it again".into(),
+            Error::MissingLayer { image, .. } => format!("pull the image again with `gantry pull {image}`"),
+            Error::DamagedImage { .. } => "remove the image and pull it again".into(),
             Error::Start { message, .. } => start_hint(message)?.into(),
+            Error::Pull { source, .. }
+                if matches!(**source, gantry_image::pull::PullError::NoPlatform { .. }) =>
+            {
+                "choose one of them with --platform".into()
+            }
             Error::Pull { .. } => "check the name and that the registry can be reached; private repositories need credentials".into(),
             _ => return None,
         })
@@ -317,4 +389,16 @@ fn start_hint(message: &str) -> Option<&'static str> {
     message
         .contains("executable file not found")
         .then_some("check the command's spelling and that the image holds it")
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

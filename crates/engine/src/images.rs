@@ -20,8 +20,10 @@ mod find;
 mod history;
 mod import;
 mod inspect;
+mod layers;
 mod list;
 mod load;
+mod pause;
 mod pull;
 mod push;
 mod remove;
@@ -33,6 +35,8 @@ mod verify;
 pub use commit::Committed;
 pub use error::ImageError;
 pub use history::HistoryStep;
+pub use import::{ImportEvent, ImportRequest, ImportSource};
+pub use layers::sync_layers;
 pub use list::{ImageSummary, ImageTree, PlatformNode};
 pub use load::LoadedImage;
 pub use pull::{PullOutcome, PullRequest};
@@ -61,7 +65,13 @@ fn parse(name: &str) -> Result<Reference, Error> {
 }
 
 fn parse_platform(text: &str) -> Result<Platform, Error> {
-    text.parse().map_err(|_| Error::Invalid {
+    // A word alone is the system or the architecture, the rest being this host's.
+    let whole = match (text.contains('/'), text) {
+        (true, _) => text.to_owned(),
+        (false, "linux") => Platform::host().to_string(),
+        (false, architecture) => format!("linux/{architecture}"),
+    };
+    whole.parse().map_err(|_| Error::Invalid {
         option: format!("platform {text:?}"),
         reason: "expected os/architecture, such as linux/amd64".into(),
     })

@@ -117,41 +117,95 @@ impl Engine {
             }
         }
         let sandbox = self.sandbox_of(&row.id);
-        let mut endpoint = json!({
-            "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null, "GwPriority": 0,
-            "NetworkID": network_name(&config.network), "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0,
-            "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
-        });
-        // Not within the condition: the store would stay borrowed in the body.
-        let leased = self.store()?.leased(&sandbox)?;
-        if life.state == "running"
-            && config.network == NetworkMode::Bridge
-            && let Some(address) = leased
-        {
-            let (_, subnet, gateway) = self.default_network()?;
-            let address = std::net::Ipv4Addr::from(address);
-            endpoint["IPAddress"] = address.to_string().into();
-            endpoint["IPPrefixLen"] = subnet.prefix_length().into();
-            endpoint["Gateway"] = gateway.to_string().into();
-            endpoint["MacAddress"] = gantry_network::link::Mac::from_ipv4(address)
-                .to_string()
-                .into();
-            endpoint["EndpointID"] = sandbox.clone().into();
-        }
         let mut networks = Map::new();
-        if !matches!(config.network, NetworkMode::Container(_)) {
-            networks.insert(network_name(&config.network), endpoint.clone());
+        let mut first = Value::Null;
+        for (name, endpoint) in self.endpoints_json(row, config, life)? {
+            if name == crate::networks::DEFAULT {
+                first = endpoint.clone();
+            }
+            networks.insert(name, endpoint);
         }
+        // As in Docker, what stands outside of the list is of the default network only.
+        let default = |field: &str| first.get(field).cloned().unwrap_or_else(|| "".into());
         Ok(json!({
             "Bridge": "",
             "SandboxID": if life.state == "running" { sandbox.clone() } else { String::new() },
             "SandboxKey": if life.pid == 0 { String::new() } else { format!("/proc/{}/ns/net", life.pid) },
             "Ports": ports,
-            "EndpointID": endpoint["EndpointID"], "Gateway": endpoint["Gateway"], "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0, "IPAddress": endpoint["IPAddress"], "IPPrefixLen": endpoint["IPPrefixLen"],
-            "IPv6Gateway": "", "MacAddress": endpoint["MacAddress"],
+            "EndpointID": default("EndpointID"), "Gateway": default("Gateway"), "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0, "IPAddress": default("IPAddress"),
+            "IPPrefixLen": first.get("IPPrefixLen").cloned().unwrap_or_else(|| 0.into()),
+            "IPv6Gateway": "", "MacAddress": default("MacAddress"),
             "Networks": networks,
         }))
+    }
+
+    /// A container's places on networks, by the networks' names.
+    fn endpoints_json(
+        &self,
+        row: &ContainerRow,
+        config: &ContainerConfig,
+        life: &Life,
+    ) -> Result<Vec<(String, Value)>, Error> {
+        let empty = |id: &str| {
+            json!({
+                "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null, "GwPriority": 0,
+                "NetworkID": id, "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0,
+                "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
+            })
+        };
+        match &config.network {
+            NetworkMode::Container(_) => return Ok(Vec::new()),
+            NetworkMode::Host | NetworkMode::None => {
+                let name = network_name(&config.network);
+                let mut endpoint = empty(&self.predefined_id(&name));
+                if life.state == "running" {
+                    endpoint["EndpointID"] = self.predefined_id(&row.id).into();
+                }
+                return Ok(vec![(name, endpoint)]);
+            }
+            NetworkMode::Bridge | NetworkMode::Network(_) => {}
+        }
+        let places = match self.places(&row.id, config) {
+            Ok(places) => places,
+            // Removed since the container was made.
+            Err(Error::NoSuchNetwork { name }) => return Ok(vec![(name, empty(""))]),
+            Err(error) => return Err(error),
+        };
+        let mut endpoints = Vec::with_capacity(places.len());
+        for place in places {
+            let (net, wish) = (&place.net, &place.wish);
+            let mut endpoint = empty(&net.id);
+            if let Some(address) = wish.ipv4 {
+                endpoint["IPAMConfig"] = json!({"IPv4Address": address.to_string()});
+            }
+            if !wish.links.is_empty() {
+                endpoint["Links"] = json!(wish.links);
+            }
+            if !wish.driver_options.is_empty() {
+                endpoint["DriverOpts"] = json!(wish.driver_options);
+            }
+            endpoint["GwPriority"] = wish.gw_priority.into();
+            if net.has_names() {
+                if !wish.aliases.is_empty() {
+                    endpoint["Aliases"] = json!(wish.aliases);
+                }
+                endpoint["DNSNames"] =
+                    json!(crate::networks::names_of(&row.id, &row.name, config, wish));
+            }
+            // Not within the condition: the store would stay borrowed in the body.
+            let leased = self.store()?.leased(&net.name, &row.id)?;
+            if let Some(address) = leased.filter(|_| life.state == "running") {
+                let address = std::net::Ipv4Addr::from(address);
+                endpoint["IPAddress"] = address.to_string().into();
+                endpoint["IPPrefixLen"] = net.subnet.prefix_length().into();
+                endpoint["Gateway"] = net.gateway.to_string().into();
+                endpoint["MacAddress"] = self.mac_of(&net.name, &row.id, address)?.into();
+                endpoint["EndpointID"] = crate::networks::endpoint_id(&net.id, &row.id).into();
+            }
+            endpoints.push((net.name.clone(), endpoint));
+        }
+        Ok(endpoints)
     }
 }
 
@@ -187,7 +241,7 @@ fn config_json(row: &ContainerRow, config: &ContainerConfig) -> Value {
         .map(|mount| (mount.target.clone(), json!({})))
         .collect();
     json!({
-        "Hostname": order::hostname(&row.id, config), "Domainname": "", "User": config.user,
+        "Hostname": order::hostname(&row.id, config), "Domainname": config.domainname, "User": config.user,
         "AttachStdin": false, "AttachStdout": true, "AttachStderr": true,
         "ExposedPorts": exposed, "Tty": config.tty, "OpenStdin": config.open_stdin, "StdinOnce": config.stdin_once,
         "Env": config.env, "Cmd": config.cmd, "Image": config.image, "Volumes": volumes,

@@ -253,9 +253,7 @@ impl Engine {
     /// Takes back whatever of a start is there.
     pub(crate) fn undo_launch(&self, id: &str) {
         self.remove_outside(id);
-        if let Ok(mut store) = self.store() {
-            let _ = store.release(id);
-        }
+        let _ = self.release_addresses(id);
         let _ = paths::remove_directory(&self.roots.container_run(id));
         self.forget_name(id, None);
         self.remove_sandbox_if_dead(id);
@@ -289,13 +287,18 @@ impl Engine {
         let hosts = match (network, shared_hosts) {
             (_, Some(text)) => text,
             (NetworkOrder::Host, None) => fs::read_to_string("/etc/hosts").unwrap_or_default(),
-            _ => crate::network::hosts_file(&hostname, network),
+            _ => crate::networks::hosts_file(&order::own_names(id, config), network),
         };
-        let extra = crate::network::extra_hosts(config, network)?;
+        let extra = crate::networks::extra_hosts(config, network)?;
         write("hosts", hosts + &extra)?;
+        let shared_resolver = shared.and_then(|other| {
+            fs::read_to_string(self.roots.container_run(other).join("resolv.conf")).ok()
+        });
+        let has_names = matches!(network, NetworkOrder::Bridge(bridge) if bridge.dns.is_some());
         write(
             "resolv.conf",
-            crate::network::resolver_file(config, matches!(network, NetworkOrder::Host)),
+            shared_resolver
+                .unwrap_or_else(|| crate::networks::Resolver::of(config).text(has_names)),
         )
     }
 }

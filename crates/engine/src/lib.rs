@@ -20,7 +20,7 @@ mod list;
 mod logs;
 mod merge;
 mod names;
-mod network;
+mod networks;
 mod operation;
 mod order;
 mod paths;
@@ -43,13 +43,14 @@ pub use gantry_image as image;
 pub use gantry_supervisor::protocol::Stream;
 pub use head_start::HeadStart;
 pub use images::{
-    Committed, DiskUsage, HistoryStep, ImageError, ImageSummary, ImageTree, LoadedImage,
-    PlatformNode, PullOutcome, PullRequest, PushOutcome, Removal, UsageItem, UsageKind,
-    UsageObject, Verified,
+    Committed, DiskUsage, HistoryStep, ImageError, ImageSummary, ImageTree, ImportEvent,
+    ImportRequest, ImportSource, LoadedImage, PlatformNode, PullOutcome, PullRequest, PushOutcome,
+    Removal, UsageItem, UsageKind, UsageObject, Verified, sync_layers,
 };
 pub use list::{ContainerSummary, PortSummary};
 pub use logs::{LogEntry, LogOptions};
 pub use merge::CreateRequest;
+pub use networks::{NetworkRequest, NetworkSummary, SubnetRequest};
 pub use paths::Roots;
 
 /// The engine of one process.
@@ -74,7 +75,7 @@ impl Engine {
         }
         if !roots.operations().exists() {
             paths::root_directory(&roots.run)?;
-            for name in ["containers", "sandboxes", "names", "ops"] {
+            for name in ["containers", "sandboxes", "names", "networks", "ops"] {
                 paths::private_directory(&roots.run.join(name))?;
             }
         }

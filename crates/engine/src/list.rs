@@ -182,12 +182,17 @@ impl Engine {
             .map(|state| (state.container.as_str(), state))
             .collect();
         let rows = self.store()?.containers()?;
+        let mut networks = self.store()?.all_endpoints()?;
         let mut summaries = Vec::with_capacity(rows.len());
         for row in rows {
             let life = Life::of_row(&row, states.get(row.id.as_str()).copied());
             if all || life.state == "running" {
                 let config = self.config_of(&row)?;
-                summaries.push(summary(&row, &config, &life));
+                let mut shown = summary(&row, &config, &life);
+                if let Some(networks) = networks.remove(&row.id) {
+                    shown.networks = networks;
+                }
+                summaries.push(shown);
             }
         }
         Ok(summaries)
@@ -262,6 +267,7 @@ pub(crate) fn network_name(network: &NetworkMode) -> String {
         NetworkMode::Host => "host".into(),
         NetworkMode::None => "none".into(),
         NetworkMode::Container(name) => format!("container:{name}"),
+        NetworkMode::Network(name) => name.clone(),
     }
 }
 

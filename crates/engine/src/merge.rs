@@ -153,6 +153,14 @@ fn check(config: &ContainerConfig) -> Result<(), Error> {
             "it has more than 63 characters",
         ));
     }
+    // The kernel's bound; more than one line would forge entries of /etc/hosts.
+    let is_plain = |byte: u8| byte.is_ascii_graphic();
+    if config.domainname.len() > 64 || !config.domainname.bytes().all(is_plain) {
+        return Err(invalid(
+            format!("domain name {:?}", config.domainname),
+            "it has more than 64 characters, or others than a domain has",
+        ));
+    }
     for mount in &config.mounts {
         if !mount.target.starts_with('/') {
             return Err(invalid(

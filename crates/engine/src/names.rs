@@ -117,7 +117,8 @@ pub fn check(kind: &'static str, name: &str) -> Result<(), Error> {
     let first = bytes
         .next()
         .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let rest = bytes.clone().count() >= 1
+    // Networks may have names of one character, as in Docker.
+    let rest = (kind == "network" || bytes.clone().count() >= 1)
         && name.len() <= 255
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
     if first && rest {
@@ -152,6 +153,7 @@ mod tests {
             &"a".repeat(256),
         ] {
             assert!(check("container", bad).is_err(), "{bad:?}");
+            assert_eq!(check("network", bad).is_ok(), bad == "a", "{bad:?}");
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,15 @@ use crate::paths::Roots;
 /// How long a command waits for another one that changes the same container.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What is in the mark of an operation that changes nothing of its container.
+const READS: &[u8] = b"reads";
+
 /// The right to change one container. Dropped, it leaves the mark, unlocked.
 #[derive(Debug)]
 pub struct Operation {
     path: PathBuf,
-    _lock: fs::File,
+    lock: fs::File,
+    was_read: bool,
 }
 
 impl Operation {
@@ -31,9 +35,40 @@ impl Operation {
     /// # Errors
     /// [`Error::Busy`] after 30 s, [`Error::Path`].
     pub fn begin(roots: &Roots, id: &str) -> Result<Operation, Error> {
+        let operation = Operation::wait(roots, id)?;
+        if operation.was_read {
+            operation.describe(b"")?;
+        }
+        Ok(operation)
+    }
+
+    /// Waits for the right to keep a container as it is. Should this process die, nothing of the
+    /// container is undone for it.
+    ///
+    /// # Errors
+    /// As [`Operation::begin`].
+    pub fn begin_reading(roots: &Roots, id: &str) -> Result<Operation, Error> {
+        let operation = Operation::wait(roots, id)?;
+        operation.describe(READS)?;
+        Ok(operation)
+    }
+
+    fn describe(&self, purpose: &[u8]) -> Result<(), Error> {
+        let written = self
+            .lock
+            .set_len(purpose.len() as u64)
+            .and_then(|()| self.lock.write_all_at(purpose, 0));
+        written.map_err(|source| Error::Path {
+            action: "write",
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    fn wait(roots: &Roots, id: &str) -> Result<Operation, Error> {
         let until = Instant::now() + PATIENCE;
         loop {
-            if let Some(operation) = Operation::try_begin(roots, id)? {
+            if let Some(operation) = Operation::take_over(roots, id)? {
                 return Ok(operation);
             }
             if Instant::now() >= until {
@@ -43,11 +78,12 @@ impl Operation {
         }
     }
 
-    /// Takes the right to change a container, if nobody has it.
+    /// Takes the right to change a container, if nobody has it, to end what whoever had it before
+    /// has left.
     ///
     /// # Errors
     /// [`Error::Path`].
-    pub fn try_begin(roots: &Roots, id: &str) -> Result<Option<Operation>, Error> {
+    pub fn take_over(roots: &Roots, id: &str) -> Result<Option<Operation>, Error> {
         let path = roots.operations().join(id);
         let fail = |source| Error::Path {
             action: "lock",
@@ -67,13 +103,23 @@ impl Operation {
             Err(error) => return Err(fail(error.into())),
         }
         // Whoever held it before may have removed the file: then this is a lock on nothing.
-        let inode = file.metadata().map_err(fail)?.ino();
+        let held = file.metadata().map_err(fail)?;
         match fs::metadata(&path) {
-            Ok(metadata) if metadata.ino() == inode => Ok(Some(Operation { path, _lock: file })),
+            Ok(metadata) if metadata.ino() == held.ino() => Ok(Some(Operation {
+                path,
+                lock: file,
+                was_read: held.len() == READS.len() as u64,
+            })),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(fail(error)),
         }
+    }
+
+    /// Whether whoever had the right before, and left the mark, changed nothing.
+    #[must_use]
+    pub fn was_read(&self) -> bool {
+        self.was_read
     }
 
     /// Ends the operation: nothing is left to be done.
@@ -138,7 +184,7 @@ mod tests {
         };
         fs::create_dir_all(roots.operations()).unwrap();
         let first = Operation::begin(&roots, "abc").unwrap();
-        assert!(Operation::try_begin(&roots, "abc").unwrap().is_none());
+        assert!(Operation::take_over(&roots, "abc").unwrap().is_none());
         drop(first);
         assert_eq!(marked(&roots).unwrap(), ["abc"]);
         // The end of a container outlives the operation that has started it.
@@ -152,6 +198,14 @@ mod tests {
         fs::remove_file(frozen_mark(&roots, "abc")).unwrap();
         Operation::begin(&roots, "abc").unwrap().finish();
         assert!(marked(&roots).unwrap().is_empty());
+        // Only the last one to hold it says what it was for.
+        drop(Operation::begin_reading(&roots, "abc").unwrap());
+        let left = Operation::take_over(&roots, "abc").unwrap().unwrap();
+        assert!(left.was_read());
+        drop(left);
+        drop(Operation::begin(&roots, "abc").unwrap());
+        let left = Operation::take_over(&roots, "abc").unwrap().unwrap();
+        assert!(!left.was_read());
         fs::remove_dir_all(&root).unwrap();
     }
 }

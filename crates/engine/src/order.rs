@@ -103,6 +103,12 @@ pub fn make(source: Source<'_>) -> Result<BirthOrder, Error> {
         } else {
             hostname
         },
+        // The host's own would change with it.
+        domainname: if host_network {
+            String::new()
+        } else {
+            config.domainname.clone()
+        },
         mounts,
         linux: Some(linux(
             config,
@@ -150,11 +156,26 @@ pub fn hostname(id: &str, config: &ContainerConfig) -> String {
     }
 }
 
+/// The names that `/etc/hosts` has for the container's own addresses: with its domain first, as
+/// programs take the first one for the whole name.
+#[must_use]
+pub fn own_names(id: &str, config: &ContainerConfig) -> String {
+    let hostname = hostname(id, config);
+    if config.domainname.is_empty() {
+        hostname
+    } else {
+        format!("{hostname}.{} {hostname}", config.domainname)
+    }
+}
+
 /// What is needed to show a container while the state store cannot be read.
 fn summary(source: &Source<'_>) -> serde_json::Value {
     let config = source.config;
     let address = match &source.network {
-        NetworkOrder::Bridge(bridge) => Some(bridge.address.to_string()),
+        NetworkOrder::Bridge(bridge) => bridge
+            .endpoints
+            .first()
+            .map(|endpoint| endpoint.address.to_string()),
         _ => None,
     };
     serde_json::json!({

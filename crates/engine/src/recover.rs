@@ -39,10 +39,12 @@ impl Engine {
             return Ok(());
         }
         for id in marked {
-            let Ok(Some(operation)) = Operation::try_begin(&self.roots, id) else {
+            let Ok(Some(operation)) = Operation::take_over(&self.roots, id) else {
                 continue;
             };
-            if self.settle_locked(id).is_ok() {
+            // What has not run yet is not at its end because somebody who read it has died.
+            let is_unchanged = operation.was_read() && !self.roots.container_run(id).exists();
+            if is_unchanged || self.settle_locked(id).is_ok() {
                 operation.finish();
             }
         }
@@ -67,7 +69,7 @@ impl Engine {
             let holders = self.store()?.lease_holders()?;
             for holder in holders {
                 if !self.is_running(&holder) {
-                    self.store()?.release(&holder)?;
+                    self.release_addresses(&holder)?;
                 }
             }
         }
@@ -110,7 +112,7 @@ impl Engine {
         for row in rows {
             note(self.remove(&row.id, true, true));
         }
-        note(self.remove_network());
+        note(self.remove_networks());
         if let Ok(layout) = gantry_runtime::cgroup::Layout::detect() {
             let parent = self.roots.cgroup_parent();
             for path in gantry_runtime::cgroup::list(&layout, &parent) {
@@ -118,7 +120,7 @@ impl Engine {
             }
             let _ = gantry_runtime::cgroup::remove_by_path(&layout, &parent);
         }
-        for name in ["containers", "sandboxes", "names", "ops"] {
+        for name in ["containers", "sandboxes", "names", "networks", "ops"] {
             let directory = self.roots.run.join(name);
             note(paths::remove_directory(&directory));
             note(paths::private_directory(&directory));

@@ -35,7 +35,7 @@ impl Engine {
         self.thaw_abandoned(id)?;
         self.await_record(id);
         if self.is_running(id) {
-            return Ok(());
+            return self.finish_network_change(id);
         }
         self.settle_ended(id)?;
         self.forget_end(id);
@@ -136,12 +136,15 @@ impl Engine {
         paths::remove_directory(&self.roots.container_run(id))?;
         let name = state.map(|state| known_from_run_root(&state).name);
         self.forget_name(id, name.as_deref());
+        let networks = self.store()?.endpoints(id)?;
         let orphans = self
             .store()?
             .delete_container(id, volumes, Durability::Normal)?;
         for orphan in orphans {
             paths::remove_directory(&self.roots.volume(&orphan))?;
         }
+        let networks: Vec<String> = networks.into_iter().map(|(network, _)| network).collect();
+        self.publish_names_of(&networks)?;
         self.forget_end(id);
         Ok(())
     }
@@ -157,7 +160,7 @@ impl Engine {
     fn leave_sandbox(&self, id: &str) -> Result<(), Error> {
         let sandbox = self.sandbox_of(id);
         if self.remove_sandbox_if_dead(&sandbox) {
-            return self.store()?.release(&sandbox);
+            return self.release_addresses(&sandbox);
         }
         if self.supervisor_patience(&sandbox).is_zero() {
             return Ok(());

@@ -12,6 +12,7 @@ mod image;
 mod network;
 
 pub use image::{Bonds, NewImages, TagFact};
+pub use network::NetworkRow;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,7 +23,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use crate::error::Error;
 
 /// Version of the schema that this program writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
+
+/// Oldest reader that does not misread what this schema holds: since 1, tables were only added.
+const MINIMUM_READER: i64 = 1;
 
 /// Size of the write-ahead log at which it is written back, in bytes.
 const WAL_LIMIT: u64 = 256 * 1024;
@@ -146,6 +150,8 @@ pub struct NewContainer<'a> {
     pub row: &'a ContainerRow,
     /// Volumes that it uses; made if they are new. The flag says whether they go with it.
     pub volumes: &'a [(String, bool)],
+    /// Networks that it is put on, by name, with what is asked for there as JSON.
+    pub endpoints: &'a [(String, String)],
 }
 
 const TABLES: &str = "
@@ -185,6 +191,20 @@ CREATE TABLE leases (
 CREATE INDEX lease_sandboxes ON leases (sandbox);
 ";
 
+/// What each schema adds to the one before it, from 2 on.
+const MIGRATIONS: [&str; 1] = ["
+CREATE TABLE network_objects (
+    name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL,
+    config TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE endpoints (
+    container TEXT NOT NULL, network TEXT NOT NULL, position INTEGER NOT NULL,
+    config TEXT NOT NULL,
+    PRIMARY KEY (container, network)
+) WITHOUT ROWID;
+CREATE INDEX endpoint_networks ON endpoints (network);
+"];
+
 impl Store {
     /// Opens the store below the data root, or makes it.
     ///
@@ -218,21 +238,25 @@ impl Store {
                 .query_row("PRAGMA user_version", [], |row| row.get(0))
         })
         .map_err(fail)?;
-        if version == 0 {
-            store.create_tables()?;
+        if version < SCHEMA {
+            store.migrate(version == 0)?;
         } else if version > SCHEMA {
             store.check_reader(version)?;
         }
         Ok(store)
     }
 
-    fn create_tables(&mut self) -> Result<(), Error> {
+    /// Makes the tables, or adds those that later schemas have.
+    fn migrate(&mut self, is_new: bool) -> Result<(), Error> {
         let path = self.path.clone();
         let fail = |source| Error::Store {
             path: path.clone(),
             source,
         };
-        patiently(|| self.connection.pragma_update(None, "journal_mode", "WAL")).map_err(fail)?;
+        if is_new {
+            patiently(|| self.connection.pragma_update(None, "journal_mode", "WAL"))
+                .map_err(fail)?;
+        }
         self.connection
             .pragma_update(None, "synchronous", "FULL")
             .map_err(fail)?;
@@ -241,21 +265,31 @@ impl Store {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fail)?;
         // Another process may have been first.
-        let version: i64 = transaction
+        let mut version: i64 = transaction
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(fail)?;
+        if version >= SCHEMA {
+            return Ok(());
+        }
         if version == 0 {
             transaction.execute_batch(TABLES).map_err(fail)?;
             transaction
                 .execute(
                     "INSERT INTO meta VALUES ('minimum_reader', ?1)",
-                    [SCHEMA.to_string()],
+                    [MINIMUM_READER.to_string()],
                 )
                 .map_err(fail)?;
-            transaction
-                .pragma_update(None, "user_version", SCHEMA)
-                .map_err(fail)?;
+            version = 1;
         }
+        for migration in (2..)
+            .zip(MIGRATIONS)
+            .filter(|(schema, _)| *schema > version)
+        {
+            transaction.execute_batch(migration.1).map_err(fail)?;
+        }
+        transaction
+            .pragma_update(None, "user_version", SCHEMA)
+            .map_err(fail)?;
         transaction.commit().map_err(fail)
     }
 

@@ -16,21 +16,9 @@ mod clients;
 mod collect;
 #[path = "registry_serve/crash.rs"]
 mod crash;
+#[path = "registry_serve/engines.rs"]
+mod engines;
 #[path = "registry_serve/layout.rs"]
 mod layout;
 #[path = "registry_serve/server.rs"]
 mod server;
-
-use std::process::Command;
-
-/// Whether a client is installed; says so when it is not.
-fn is_installed(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !found {
-        eprintln!("skipped: {program} is not installed");
-    }
-    found
-}

@@ -102,15 +102,15 @@ pub fn commit(store: &Store, options: CommitOptions<'_>) -> Result<Pulled, Commi
     };
     let upper = options.upper;
     let mut tree_error = None;
-    let outcome = unpack(settings, |pipe| {
-        match write_tree(&[upper], Form::Layer, Feed::new(pipe)) {
-            Ok((feed, _)) => feed.finish(),
-            Err(error) => {
-                tree_error = Some(error);
-                Err(LayerError::Stopped)
-            }
+    let feed = |pipe| match write_tree(&[upper], Form::Layer, Feed::new(pipe)) {
+        Ok((feed, _)) => feed.finish(),
+        Err(error) => {
+            tree_error = Some(error);
+            Err(LayerError::Stopped)
         }
-    });
+    };
+    // There is no blob to make the layer of again: it has to be on the disk in the end.
+    let outcome = ingest.sync_ahead(|| unpack(settings, feed));
     let (length, unpacked) = match (outcome, tree_error) {
         (Ok(done), _) => done,
         // A write that failed is of a pipe whose reader knows why.

@@ -39,8 +39,8 @@ const TOKEN_USER: &str = "<token>";
 /// What helpers print when they have nothing, which is no failure.
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
-/// Why a `config.json` cannot be used. No value of the file is ever part of the text: any of
-/// them may be a secret (CVE-2019-13509).
+/// Why a `config.json` cannot be used. No value of the file but a helper's name is ever part of the
+/// text: any other may be a secret (CVE-2019-13509).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// It is larger than any honest one.

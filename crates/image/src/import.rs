@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::model::{
     Descriptor, History, ImageConfig, Manifest, Platform, RootFs, RuntimeConfig, media_type,
 };
-use crate::pipe::fill;
+use crate::pipe::{PipeWriter, fill};
 use crate::pull::{Pulled, size_of};
 use crate::store::{Store, StoreError};
 use crate::unpack::{Budget, Expansion, LayerError, Unpack, unpack};
@@ -127,7 +127,7 @@ pub(crate) fn store_layer(
         size: None,
         keep: Some(ingest.blob()?),
     };
-    let ((), unpacked) = unpack(settings, |mut pipe| {
+    let feed = |mut pipe: PipeWriter| {
         loop {
             let mut buffer = pipe.buffer()?;
             let count =
@@ -139,8 +139,9 @@ pub(crate) fn store_layer(
             }
         }
         Ok(pipe.finish()?)
-    })
-    .map_err(ImportError::Layer)?;
+    };
+    let ((), mut unpacked) = unpack(settings, feed).map_err(ImportError::Layer)?;
+    unpacked.record.blob = Some(unpacked.diff_id);
 
     let Description {
         platform,
@@ -243,5 +244,7 @@ pub(crate) fn timestamp(time: SystemTime) -> String {
     )
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

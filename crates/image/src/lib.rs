@@ -18,18 +18,23 @@ pub mod pull;
 pub mod push;
 pub mod reference;
 pub mod registry;
+pub mod repair;
 pub mod store;
 pub mod tar;
 
 mod decompress;
 mod documents;
+#[cfg(test)]
+mod fuzzing;
 mod pipe;
 #[cfg(test)]
 mod testing;
 mod unpack;
+mod watched;
 
 pub use digest::{Digest, DigestError};
 pub use documents::TooManyDocuments;
 pub use reference::{Reference, ReferenceError};
 pub use store::{Store, StoreError};
 pub use unpack::{Expansion, LayerError};
+pub use watched::Watched;

@@ -295,11 +295,44 @@ impl Document {
             (Some(false), _, true) => {
                 ambiguous("it is called an index and has the fields of a manifest")
             }
-            (Some(false), ..) | (None, true, false) => parse("image index", bytes).map(Self::Index),
+            (Some(false), ..) | (None, true, false) => {
+                let index: Index = parse("image index", bytes)?;
+                check_fields(&index.manifests)?;
+                Ok(Self::Index(index))
+            }
             (Some(true), ..) | (None, false, _) => {
-                parse("image manifest", bytes).map(|m| Self::Manifest(Box::new(m)))
+                let manifest: Manifest = parse("image manifest", bytes)?;
+                check_fields(manifest.layers.iter().chain([&manifest.config]))?;
+                Ok(Self::Manifest(Box::new(manifest)))
             }
         }
+    }
+}
+
+/// Refuses descriptors of which a reader that matches names without regard to case would take
+/// another digest, size or type (CVE-2021-41190).
+fn check_fields<'a>(
+    descriptors: impl IntoIterator<Item = &'a Descriptor>,
+) -> Result<(), ModelError> {
+    let mut names = descriptors.into_iter().flat_map(|one| one.extra.keys());
+    let doubtful = names.find(|name| {
+        let known = [
+            "mediaType",
+            "digest",
+            "size",
+            "urls",
+            "annotations",
+            "platform",
+        ];
+        known.iter().any(|known| name.eq_ignore_ascii_case(known))
+    });
+    match doubtful {
+        None => Ok(()),
+        Some(name) => Err(ModelError::Ambiguous {
+            reason: format!(
+                "a descriptor has the field {name:?}, in another case than it should be"
+            ),
+        }),
     }
 }
 
@@ -344,8 +377,9 @@ struct TopLevel {
 }
 
 /// Fields that readers must agree on.
-const DECIDING: [&str; 7] = [
+const DECIDING: [&str; 8] = [
     "mediaType",
+    "subject",
     "manifests",
     "layers",
     "config",

@@ -95,6 +95,11 @@ pub enum PullEvent {
         /// Its size in bytes.
         total: u64,
     },
+    /// Another process fetches the layer; it is waited for once everything else is here.
+    LayerWaiting {
+        /// The layer.
+        id: Digest,
+    },
     /// Some of the layer has come; at most every 100 ms.
     LayerProgress {
         /// The layer.

@@ -191,14 +191,19 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
-    /// The name as people write it: Docker Hub's registry and `library/` left out.
+    /// The name as people write it: Docker Hub's registry and `library/` left out, unless what is
+    /// left would be read as something else: `docker.io/evil.tld/x` is not `evil.tld/x`.
     pub fn familiar_name(&self) -> String {
         if self.registry != DEFAULT_REGISTRY {
             return self.name();
         }
-        match self.repository.strip_prefix("library/") {
-            Some(rest) if !rest.contains('/') => rest.to_owned(),
-            _ => self.repository.clone(),
+        let short = match self.repository.strip_prefix("library/") {
+            Some(rest) if !rest.contains('/') => rest,
+            _ => &self.repository,
+        };
+        match Self::parse(short) {
+            Ok(read) if read.name() == self.name() => short.to_owned(),
+            _ => self.name(),
         }
     }
 
@@ -393,6 +398,22 @@ mod tests {
                 "host.tld/x:1.2-3_4",
                 "host.tld/x:1.2-3_4",
                 "host.tld/x:1.2-3_4",
+            ),
+            // Shortened it would be another registry's.
+            (
+                "docker.io/evil.tld/x",
+                "docker.io/evil.tld/x",
+                "docker.io/evil.tld/x",
+            ),
+            (
+                "docker.io/index.docker.io/x",
+                "docker.io/index.docker.io/x",
+                "docker.io/index.docker.io/x",
+            ),
+            (
+                "docker.io/localhost/x",
+                "docker.io/localhost/x",
+                "docker.io/localhost/x",
             ),
             ("HOST/x", "HOST/x", "HOST/x"),
             ("localhost", "docker.io/library/localhost", "localhost"),

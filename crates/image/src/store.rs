@@ -4,16 +4,18 @@
 //! DATA_ROOT/oci-layout             marks blobs/ as an OCI image layout
 //! DATA_ROOT/blobs/sha256/HEX       blobs: manifests, configs, compressed layers
 //! DATA_ROOT/layers/sha256/HEX/     unpacked layers by DiffID, shared by all images
-//! DATA_ROOT/layers/sha256/HEX.json size of an unpacked layer
+//! DATA_ROOT/layers/sha256/HEX.json record of an unpacked layer: its size, whether it is synced
 //! DATA_ROOT/ingest/RANDOM/         what one operation is still writing
 //! DATA_ROOT/partial/sha256-HEX     what has come of a blob that is being fetched
 //! DATA_ROOT/uploads/KEY.json       where an upload of a blob can be continued
 //! ```
 //!
-//! A name under `blobs` or `layers` exists only for content that was verified and synced: it is
-//! written under `ingest`, one `syncfs` covers an image, and a rename gives it its name. What a
-//! killed process leaves under `ingest` holds no lock any more and goes with [`Store::sweep`].
-//! Several processes may write the same content at once; the first name wins.
+//! A name under `blobs` exists only for content that was verified and synced: it is written under
+//! `ingest`, and a rename gives it its name. A layer gets its name as soon as it is whole; until
+//! it is synced its record says under which boot it was made, and after a power cut it counts as
+//! missing and is unpacked again from its blob (`store/layers.rs`). What a killed process leaves
+//! under `ingest` holds no lock any more and goes with [`Store::sweep`]. Several processes may
+//! write the same content at once; the first name wins.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,10 +28,12 @@ use rustix::io::Errno;
 use crate::digest::Digest;
 
 mod ingest;
+mod layers;
 mod partial;
 mod upload;
 
-pub use ingest::{BlobWriter, Ingest, LayerRecord, StagedBlob, StagedLayer};
+pub use ingest::{BlobWriter, Ingest, StagedBlob, StagedLayer};
+pub use layers::{LayerRecord, Layers, Unsynced};
 pub use partial::{PARTIAL_AGE, Partial, PartialInfo};
 pub(crate) use upload::UploadLock;
 
@@ -104,7 +108,7 @@ pub struct Store {
     root: PathBuf,
     root_directory: OwnedFd,
     blobs: OwnedFd,
-    layers: OwnedFd,
+    layers: Layers,
     ingest: OwnedFd,
     partial: OwnedFd,
     uploads: OwnedFd,
@@ -128,6 +132,18 @@ impl Store {
             other => other,
         }
         .map_err(|errno| error_at("open", data_root)(errno.into()))?;
+        Self::open_at(root_directory, data_root)
+    }
+
+    /// As [`Store::open`], but a data root that is not there is not made: for what works on after
+    /// the command that started it, and may find that its data root was removed meanwhile.
+    pub fn open_existing(data_root: &Path) -> Result<Self, StoreError> {
+        let root_directory = open_directory(rustix::fs::CWD, data_root)
+            .map_err(|errno| error_at("open", data_root)(errno.into()))?;
+        Self::open_at(root_directory, data_root)
+    }
+
+    fn open_at(root_directory: OwnedFd, data_root: &Path) -> Result<Self, StoreError> {
         let ensure = |parent: BorrowedFd<'_>, below: &str, name: &str| {
             ensure_private_directory(parent, name).map_err(|errno| {
                 error_at("open or create", &data_root.join(below).join(name))(errno.into())
@@ -144,7 +160,7 @@ impl Store {
             root: data_root.to_owned(),
             root_directory,
             blobs,
-            layers,
+            layers: Layers::new(layers, data_root),
             ingest,
             partial,
             uploads,
@@ -178,12 +194,6 @@ impl Store {
             .map_err(|errno| error_at("look at", &self.blob_path(digest))(errno.into()))
     }
 
-    /// Whether the unpacked layer is there.
-    pub fn has_layer(&self, diff_id: &Digest) -> Result<bool, StoreError> {
-        exists(self.layers.as_fd(), &diff_id.hex())
-            .map_err(|errno| error_at("look at", &self.layer_path(diff_id))(errno.into()))
-    }
-
     /// Opens a blob for reading. Its digest was verified when it came in.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -191,15 +201,6 @@ impl Store {
             Ok(file) => Ok(file.into()),
             Err(Errno::NOENT) => Err(StoreError::BlobMissing { digest: *digest }),
             Err(errno) => Err(error_at("open", &self.blob_path(digest))(errno.into())),
-        }
-    }
-
-    /// Opens the directory of an unpacked layer.
-    pub fn open_layer(&self, diff_id: &Digest) -> Result<OwnedFd, StoreError> {
-        match open_directory(&self.layers, diff_id.hex()) {
-            Ok(directory) => Ok(directory),
-            Err(Errno::NOENT) => Err(StoreError::LayerMissing { diff_id: *diff_id }),
-            Err(errno) => Err(error_at("open", &self.layer_path(diff_id))(errno.into())),
         }
     }
 
@@ -238,30 +239,6 @@ impl Store {
         Ok(bytes)
     }
 
-    /// What was recorded about an unpacked layer; `None` if nothing was.
-    pub fn layer_record(&self, diff_id: &Digest) -> Result<Option<LayerRecord>, StoreError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let name = record_name(diff_id);
-        let failed = |source| {
-            error_at(
-                "read",
-                &self.root.join("layers/sha256").join(record_name(diff_id)),
-            )(source)
-        };
-        match rustix::fs::openat(&self.layers, name, flags, Mode::empty()) {
-            Ok(file) => {
-                let mut bytes = Vec::new();
-                File::from(file)
-                    .take(4096)
-                    .read_to_end(&mut bytes)
-                    .map_err(failed)?;
-                Ok(serde_json::from_slice(&bytes).ok())
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(failed(errno.into())),
-        }
-    }
-
     /// Keeps everything from being removed as long as the result lives: what a pull finds in the
     /// store is nobody's until the image is on record. Waits for a removal that is under way.
     pub fn keep(&self) -> Result<OwnedFd, StoreError> {
@@ -290,44 +267,15 @@ impl Store {
         }
     }
 
-    /// Removes an unpacked layer. Nothing happens if it is not there. Its name goes first, in one
-    /// step: a crash half-way leaves something for [`Store::sweep`] and no damaged layer.
-    pub fn remove_layer(&self, diff_id: &Digest) -> Result<(), StoreError> {
-        let ingest = self.ingest()?;
-        match rustix::fs::renameat(&self.layers, diff_id.hex(), ingest.directory(), "removed") {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(error_at("remove", &self.layer_path(diff_id))(errno.into())),
-        }
-        match rustix::fs::unlinkat(&self.layers, record_name(diff_id), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => {
-                return Err(error_at("remove the record of", &self.layer_path(diff_id))(
-                    errno.into(),
-                ));
-            }
-        }
-        ingest.discard()
-    }
-
     /// All blobs, in no order.
     pub fn list_blobs(&self) -> Result<Vec<Digest>, StoreError> {
         list(self.blobs.as_fd(), &[FileType::RegularFile])
             .map_err(|errno| error_at("list", &self.root.join("blobs/sha256"))(errno.into()))
     }
 
-    /// All unpacked layers by DiffID, in no order.
-    pub fn list_layers(&self) -> Result<Vec<Digest>, StoreError> {
-        list(self.layers.as_fd(), &[FileType::Directory])
-            .map_err(|errno| error_at("list", &self.root.join("layers/sha256"))(errno.into()))
-    }
-
     fn ingest_path(&self) -> PathBuf {
         self.root.join("ingest")
     }
-}
-
-fn record_name(diff_id: &Digest) -> String {
-    format!("{}.json", diff_id.hex())
 }
 
 /// Makes an [`StoreError::Io`] out of an error of `operation` on `path`.

@@ -123,6 +123,15 @@ pub const DEFAULT_POOLS: [Pool; 4] = [
 /// The pool after [`DEFAULT_POOLS`]: sixteen networks of 4,094 addresses.
 pub const FALLBACK_POOL: Pool = pool([192, 168, 0, 0], 16, 20);
 
+/// The pools that networks of users are taken from: small ones, since addresses run out sooner
+/// than containers. 172.17.0.0/16 is left to the default bridge.
+pub const USER_POOLS: [Pool; 4] = [
+    pool([172, 18, 0, 0], 15, 24),
+    pool([172, 20, 0, 0], 14, 24),
+    pool([172, 24, 0, 0], 13, 24),
+    pool([192, 168, 0, 0], 16, 24),
+];
+
 const fn pool([a, b, c, d]: [u8; 4], prefix_length: u8, size: u8) -> Pool {
     Pool {
         base: Subnet {

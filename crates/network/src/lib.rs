@@ -11,6 +11,7 @@
 pub mod address;
 pub mod attach;
 pub mod conntrack;
+pub mod dns;
 pub mod firewall;
 pub mod ipam;
 pub mod link;

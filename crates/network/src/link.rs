@@ -16,6 +16,10 @@ const RTM_GETLINK: u16 = 18;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_MODE: u16 = 1;
+const IFLA_VLAN_ID: u16 = 1;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
@@ -326,6 +330,142 @@ pub fn create_veth<'a>(batch: &mut Batch<'a>, pair: &VethPair<'a>, namespace: Bo
                     }
                     peer.bytes(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
                 });
+            });
+        });
+    });
+}
+
+/// How a link of a container shares a link of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedKind {
+    /// With an Ethernet address of its own.
+    Macvlan(MacvlanMode),
+    /// With the host's Ethernet address.
+    Ipvlan(IpvlanMode),
+}
+
+/// How far links on one parent reach each other (`MACVLAN_MODE_*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MacvlanMode {
+    /// Not at all.
+    Private,
+    /// By way of a switch outside that sends frames back.
+    Vepa,
+    /// Directly.
+    Bridge,
+    /// There is one link only, which takes the parent over.
+    Passthru,
+}
+
+/// On which layer links on one parent are told apart (`IPVLAN_MODE_*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpvlanMode {
+    /// By address, with ARP.
+    L2,
+    /// By routes of the host.
+    L3,
+    /// By routes of the host, whose netfilter sees the packets.
+    L3s,
+}
+
+impl FromStr for MacvlanMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "private" => Ok(MacvlanMode::Private),
+            "vepa" => Ok(MacvlanMode::Vepa),
+            "bridge" => Ok(MacvlanMode::Bridge),
+            "passthru" => Ok(MacvlanMode::Passthru),
+            _ => Err(()),
+        }
+    }
+}
+
+impl FromStr for IpvlanMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "l2" => Ok(IpvlanMode::L2),
+            "l3" => Ok(IpvlanMode::L3),
+            "l3s" => Ok(IpvlanMode::L3s),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A link of a container on a link of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedLink<'a> {
+    /// The name in the container.
+    pub name: &'a str,
+    /// The index of the host's link.
+    pub parent: u32,
+    /// How it is shared.
+    pub kind: SharedKind,
+    /// The Ethernet address; that of an ipvlan link is its parent's.
+    pub mac: Mac,
+    /// The largest packet in bytes; the parent's if absent.
+    pub mtu: Option<u32>,
+}
+
+/// Creates a link on a link of the host, in another network namespace.
+pub fn create_shared<'a>(batch: &mut Batch<'a>, link: &SharedLink<'a>, namespace: BorrowedFd<'_>) {
+    let purpose = Purpose::new("create link on the host's link for", link.name);
+    let flags = flag::ACK | flag::CREATE | flag::EXCLUSIVE;
+    batch.request(RTM_NEWLINK, flags, purpose, &header(0, 0, 0), |body| {
+        body.string(IFLA_IFNAME, link.name);
+        body.u32(IFLA_LINK, link.parent);
+        if let Some(mtu) = link.mtu {
+            body.u32(IFLA_MTU, mtu);
+        }
+        body.bytes(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
+        match link.kind {
+            SharedKind::Macvlan(mode) => {
+                // In passthru mode the address is the parent's, and setting it sets that too.
+                if mode != MacvlanMode::Passthru {
+                    body.bytes(IFLA_ADDRESS, &link.mac.0);
+                }
+                let number = match mode {
+                    MacvlanMode::Private => 1,
+                    MacvlanMode::Vepa => 2,
+                    MacvlanMode::Bridge => 4,
+                    MacvlanMode::Passthru => 8,
+                };
+                body.nested(IFLA_LINKINFO, |info| {
+                    info.string(IFLA_INFO_KIND, "macvlan");
+                    info.nested(IFLA_INFO_DATA, |data| data.u32(IFLA_MACVLAN_MODE, number));
+                });
+            }
+            SharedKind::Ipvlan(mode) => {
+                let number: u16 = match mode {
+                    IpvlanMode::L2 => 0,
+                    IpvlanMode::L3 => 1,
+                    IpvlanMode::L3s => 2,
+                };
+                body.nested(IFLA_LINKINFO, |info| {
+                    info.string(IFLA_INFO_KIND, "ipvlan");
+                    info.nested(IFLA_INFO_DATA, |data| {
+                        data.bytes(IFLA_IPVLAN_MODE, &number.to_ne_bytes());
+                    });
+                });
+            }
+        }
+    });
+}
+
+/// Creates a link for one VLAN (IEEE 802.1Q) of a link of the host, with a note on it.
+pub fn create_vlan<'a>(batch: &mut Batch<'a>, name: &'a str, parent: u32, vlan: u16) {
+    let purpose = Purpose::new("create VLAN link", name);
+    let flags = flag::ACK | flag::CREATE | flag::EXCLUSIVE;
+    batch.request(RTM_NEWLINK, flags, purpose, &header(0, 0, 0), |body| {
+        body.string(IFLA_IFNAME, name);
+        body.u32(IFLA_LINK, parent);
+        body.nested(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_KIND, "vlan");
+            info.nested(IFLA_INFO_DATA, |data| {
+                data.bytes(IFLA_VLAN_ID, &vlan.to_ne_bytes());
             });
         });
     });

@@ -2,7 +2,7 @@
 
 use crate::address;
 use crate::ipam::Subnet;
-use crate::netlink::{Batch, NetlinkError, Purpose, Socket, flag, read_u32};
+use crate::netlink::{Batch, Family, NetlinkError, Purpose, Socket, flag, read_u32};
 use std::net::IpAddr;
 
 const RTM_NEWROUTE: u16 = 24;
@@ -36,6 +36,27 @@ pub fn add_default<'a>(batch: &mut Batch<'a>, index: u32, object: &'a str, gatew
         }
         body.u32(RTA_OIF, index);
     });
+}
+
+/// Leads the default route of the calling thread's namespace through a gateway, whatever it led
+/// through before. The link is the one that reaches the gateway.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn replace_default(gateway: std::net::Ipv4Addr) -> Result<(), NetlinkError> {
+    let mut socket = Socket::open(Family::Route)?;
+    let mut header = [0; HEADER];
+    header[0] = AF_INET;
+    header[4] = RT_TABLE_MAIN;
+    header[5] = RTPROT_BOOT;
+    header[7] = RTN_UNICAST;
+    let flags = flag::ACK | flag::CREATE | flag::REPLACE;
+    let purpose = Purpose::new("replace", "the default route");
+    let mut batch = Batch::new();
+    batch.request(RTM_NEWROUTE, flags, purpose, &header, |body| {
+        body.bytes(RTA_GATEWAY, &gateway.octets());
+    });
+    socket.execute(&mut batch)
 }
 
 /// An IPv4 route to other hosts.

@@ -75,10 +75,13 @@ pub(crate) fn chunk(header: &str) -> Result<Part, Fault> {
     let malformed = || Fault::range_invalid("malformed Content-Range");
     let range = header.trim();
     let range = range.strip_prefix("bytes ").unwrap_or(range);
-    let range = range.split('/').next().unwrap_or_default();
+    let (range, total) = range.split_once('/').unwrap_or((range, "*"));
     let (first, last) = range.split_once('-').ok_or_else(malformed)?;
     let first = number(first).ok_or_else(malformed)?;
     let last = number(last).ok_or_else(malformed)?;
+    if total != "*" && number(total).is_none_or(|total| total <= last) {
+        return Err(malformed());
+    }
     let length = last
         .checked_sub(first)
         .and_then(|length| length.checked_add(1));
@@ -131,6 +134,9 @@ mod tests {
             ("5-9", Some((5, 5))),
             ("bytes 5-9/20", Some((5, 5))),
             ("bytes 5-9/*", Some((5, 5))),
+            ("bytes 5-9/9", None),
+            ("5-9/x", None),
+            ("5-9/", None),
             ("0-18446744073709551615", None),
             ("9-5", None),
             ("-5", None),

@@ -63,6 +63,47 @@ enum Purpose {
     Wait,
 }
 
+/// Gives a running container a name server with the settings in a file.
+///
+/// # Errors
+/// The kernel's, where no supervisor lives; in its own words where it refuses.
+pub fn give_names(directory: &Path, task: &str, settings: &Path) -> io::Result<()> {
+    let request = protocol::encode_request(&Request::Names {
+        task: task.to_owned(),
+        settings: settings.to_owned(),
+    })?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask_once(directory, &request) {
+            Ok(Reply::Done) => return Ok(()),
+            Ok(Reply::Refused { message }) => return Err(io::Error::other(message)),
+            // The process at the other end has died: its successor is asked.
+            Ok(_) | Err(_) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn ask_once(directory: &Path, request: &[u8]) -> io::Result<Reply> {
+    let socket = socket::connect(directory)?;
+    protocol::send_all(&socket, request, &[])?;
+    let mut input = Vec::new();
+    let mut buffer = [0u8; 4096];
+    loop {
+        match protocol::decode(&mut input)? {
+            Some(Frame::Reply(reply)) => return Ok(reply),
+            Some(_) => {}
+            None => match protocol::receive_with(socket.as_fd(), &mut buffer, &mut Vec::new())? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => input.extend_from_slice(&buffer[..read]),
+            },
+        }
+    }
+}
+
 /// A connection to a supervisor about one task.
 #[derive(Debug)]
 pub struct Client {
@@ -315,7 +356,7 @@ impl Client {
             }
             Frame::Reply(Reply::Failed { code, message }) => Some(Event::Failed { code, message }),
             Frame::Reply(Reply::Exited { code }) => Some(Event::Exited { code }),
-            Frame::Reply(Reply::Refused { .. }) => Some(Event::Lost),
+            Frame::Reply(Reply::Refused { .. } | Reply::Done) => Some(Event::Lost),
             Frame::Request(_) => None,
         }
     }

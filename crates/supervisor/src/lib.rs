@@ -7,7 +7,7 @@ mod agent;
 pub mod client;
 mod foreign;
 pub mod log;
-mod network;
+pub mod network;
 pub mod order;
 pub mod protocol;
 mod proxy;
@@ -18,5 +18,3 @@ pub mod stream;
 pub mod task;
 pub mod watcher;
 pub mod worker;
-
-pub use network::link_name;

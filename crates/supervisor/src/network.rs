@@ -11,13 +11,15 @@ use gantry_network::firewall::{
     BridgeSpec, PortMapping, ensure_with, publish_with, unpublish_owner, unpublish_with,
 };
 use gantry_network::ipam::Subnet;
-use gantry_network::link::{self, Mac, PortOptions};
-use gantry_network::netlink::{Family, Socket};
+use gantry_network::link::{self, Mac, PortOptions, SharedKind, SharedLink};
+use gantry_network::netlink::{Batch, Family, Socket};
 use gantry_network::ports::{HostPort, PortRequest, reserve};
 use gantry_network::{Protocol, conntrack, sysctl};
 use rustix::fs::{Mode, OFlags};
 
-use crate::order::{BridgeOrder, NetworkOrder, PortOrder, PublishedPort};
+use crate::order::{
+    Attachment, BridgeOrder, EndpointOrder, NetworkOrder, PortOrder, PublishedPort,
+};
 
 /// How long a start waits for its link. Normally that is no time at all; a program that
 /// starts too early loses its first packets and no more.
@@ -62,35 +64,35 @@ pub fn reserve_ports(orders: &[PortOrder]) -> Result<HeldPorts, String> {
     Ok(held)
 }
 
-/// The host's side of a link: a socket of the host's namespace, which keeps showing that
+/// The host's side of the links: a socket of the host's namespace, which keeps showing that
 /// namespace to a child born into another one.
 #[derive(Debug)]
 pub struct HostSide {
     socket: Socket,
-    bridge: u32,
-    link: String,
+    /// Index of each endpoint's bridge.
+    bridges: Vec<u32>,
 }
 
-/// Opens the host's side for a container on a bridge.
+/// Opens the host's side for a container on bridges.
 ///
 /// # Errors
 /// In words.
-pub fn host_side(order: &NetworkOrder, container: &str) -> Result<Option<HostSide>, String> {
+pub fn host_side(order: &NetworkOrder) -> Result<Option<HostSide>, String> {
     let NetworkOrder::Bridge(order) = order else {
         return Ok(None);
     };
     let mut socket = Socket::open(Family::Route).map_err(|error| chain(&error))?;
-    let bridge = link::find(&mut socket, &order.bridge)
-        .map_err(|error| chain(&error))?
-        .ok_or_else(|| format!("bridge {} is gone", order.bridge))?;
-    Ok(Some(HostSide {
-        socket,
-        bridge: bridge.index,
-        link: link_name(container),
-    }))
+    let mut bridges = Vec::with_capacity(order.endpoints.len());
+    for endpoint in &order.endpoints {
+        let bridge = link::find(&mut socket, &endpoint.bridge)
+            .map_err(|error| chain(&error))?
+            .ok_or_else(|| format!("link {} is gone", endpoint.bridge))?;
+        bridges.push(bridge.index);
+    }
+    Ok(Some(HostSide { socket, bridges }))
 }
 
-/// Connects the namespace of a process to the bridge.
+/// Connects the namespace of a process to the bridges.
 ///
 /// # Errors
 /// In words.
@@ -99,31 +101,77 @@ pub fn connect(
     host: &mut HostSide,
     namespace: BorrowedFd<'_>,
 ) -> Result<(), String> {
+    for (endpoint, bridge) in order.endpoints.iter().zip(host.bridges.clone()) {
+        connect_endpoint(&mut host.socket, bridge, endpoint, namespace)?;
+    }
+    Ok(())
+}
+
+/// Connects a namespace to one bridge, whose index is `bridge`.
+///
+/// # Errors
+/// In words.
+pub fn connect_endpoint(
+    socket: &mut Socket,
+    bridge: u32,
+    endpoint: &EndpointOrder,
+    namespace: BorrowedFd<'_>,
+) -> Result<(), String> {
+    let shared = match &endpoint.attachment {
+        Attachment::Bridge => None,
+        Attachment::Macvlan { mode } => Some(SharedKind::Macvlan(
+            mode.parse()
+                .map_err(|()| format!("{mode:?} is no mode of macvlan"))?,
+        )),
+        Attachment::Ipvlan { mode } => Some(SharedKind::Ipvlan(
+            mode.parse()
+                .map_err(|()| format!("{mode:?} is no mode of ipvlan"))?,
+        )),
+    };
+    if let Some(kind) = shared {
+        let link = SharedLink {
+            name: &endpoint.interface,
+            parent: bridge,
+            kind,
+            mac: endpoint_mac(endpoint)?,
+            mtu: endpoint.mtu,
+        };
+        let mut batch = Batch::new();
+        link::create_shared(&mut batch, &link, namespace);
+        return socket.execute(&mut batch).map_err(|error| chain(&error));
+    }
     let net = sysctl::open().map_err(|error| chain(&error))?;
     let translated_in_bridge =
         sysctl::bridge_netfilter(net.as_fd()).map_err(|error| chain(&error))?;
     let link = HostLink {
-        name: &host.link,
-        bridge: host.bridge,
-        peer_name: "eth0",
-        peer_mac: Mac::from_ipv4(order.address),
-        mtu: None,
+        name: &endpoint.link,
+        bridge,
+        peer_name: &endpoint.interface,
+        peer_mac: endpoint_mac(endpoint)?,
+        mtu: endpoint.mtu,
         port: PortOptions {
             hairpin: translated_in_bridge,
-            ..PortOptions::default()
+            isolated: !endpoint.icc,
         },
         alias: None,
     };
-    let attached = match attach_host(&mut host.socket, &link, namespace) {
+    let attached = match attach_host(socket, &link, namespace) {
         // The namespace of an earlier start of the same container: the kernel takes it
         // down some time after its last process has ended, and its link with it.
         Err(error) if error.errno == rustix::io::Errno::EXIST => {
-            link::delete(&mut host.socket, link.name).map_err(|error| chain(&error))?;
-            attach_host(&mut host.socket, &link, namespace)
+            link::delete(socket, link.name).map_err(|error| chain(&error))?;
+            attach_host(socket, &link, namespace)
         }
         other => other,
     };
     attached.map_err(|error| chain(&error))
+}
+
+fn endpoint_mac(endpoint: &EndpointOrder) -> Result<Mac, String> {
+    match &endpoint.mac {
+        None => Ok(Mac::from_ipv4(endpoint.address)),
+        Some(mac) => mac.parse().map_err(|error| chain(&error)),
+    }
 }
 
 /// Name of the host's end of a container's link: it carries the installation by way of the
@@ -150,16 +198,16 @@ impl Firewall {
     }
 }
 
-/// What the rules say of a bridge.
+/// What the rules say of an endpoint's bridge.
 #[must_use]
-pub fn bridge_spec(order: &BridgeOrder) -> Option<BridgeSpec<'_>> {
+pub fn bridge_spec(endpoint: &EndpointOrder) -> Option<BridgeSpec<'_>> {
     Some(BridgeSpec {
-        name: &order.bridge,
-        subnet: Subnet::new(order.gateway, order.prefix)?,
-        gateway: order.gateway,
-        icc: true,
-        masquerade: true,
-        internal: false,
+        name: &endpoint.bridge,
+        subnet: Subnet::new(endpoint.gateway, endpoint.prefix)?,
+        gateway: endpoint.gateway,
+        icc: endpoint.icc,
+        masquerade: endpoint.masquerade,
+        internal: endpoint.internal,
     })
 }
 
@@ -175,9 +223,15 @@ pub fn publish_ports(
     ports: &[PublishedPort],
 ) -> Result<(), String> {
     let socket = firewall.socket()?;
-    let bridge = bridge_spec(order).ok_or("the network's prefix is no prefix")?;
-    ensure_with(socket, &order.instance, &bridge).map_err(|error| chain(&error))?;
-    let mappings = mappings(order.address, ports);
+    let on_bridges = |endpoint: &&EndpointOrder| endpoint.attachment == Attachment::Bridge;
+    for endpoint in order.endpoints.iter().filter(on_bridges) {
+        let bridge = bridge_spec(endpoint).ok_or("the network's prefix is no prefix")?;
+        ensure_with(socket, &order.instance, &bridge).map_err(|error| chain(&error))?;
+    }
+    let Some(published) = order.published() else {
+        return Ok(());
+    };
+    let mappings = mappings(published.address, ports);
     if mappings.is_empty() {
         return Ok(());
     }
@@ -208,10 +262,12 @@ pub fn unpublish_ports(
     }
 }
 
-/// Removes link and published ports of a container, whoever has made them.
+/// Removes links and published ports of a container, whoever has made them.
 pub fn clear(order: &BridgeOrder, container: &str) {
     if let Ok(mut socket) = Socket::open(Family::Route) {
-        let _ = link::delete(&mut socket, &link_name(container));
+        for endpoint in &order.endpoints {
+            let _ = link::delete(&mut socket, &endpoint.link);
+        }
     }
     let _ = unpublish_owner(&order.instance, container);
 }
@@ -256,28 +312,59 @@ pub fn configure_inside(
             // Without IPv6 of its own a network must not take any from a router that
             // somebody else announces (CVE-2020-13401, CVE-2024-32473).
             sysctl::disable_ipv6(net.as_fd()).map_err(|error| chain(&error))?;
-            // The link is there already, and accept_ra of "all" does not reach it.
-            sysctl::disable_ipv6_on(net.as_fd(), "eth0").map_err(|error| chain(&error))?;
-            let link = ContainerLink {
-                name: "eth0",
-                address: bridge.address,
-                prefix_length: bridge.prefix,
-                gateway: Some(bridge.gateway),
-                mtu: None,
-                ipv6: None,
-            };
-            configure_container(&[link]).map_err(|error| chain(&error))?;
+            for endpoint in &bridge.endpoints {
+                // The link is there already, and accept_ra of "all" does not reach it.
+                sysctl::disable_ipv6_on(net.as_fd(), &endpoint.interface)
+                    .map_err(|error| chain(&error))?;
+            }
+            let links: Vec<ContainerLink<'_>> =
+                bridge.endpoints.iter().map(container_link).collect();
+            bridge.endpoints.iter().try_for_each(mark_shared)?;
+            configure_container(&links).map_err(|error| chain(&error))?;
             if let Some(host) = host {
-                // A lost first packet costs the program a second, not its start.
-                let _ = wait_until_connected(
-                    &mut host.socket,
-                    &host.link,
-                    host.bridge,
-                    CONNECTION_PATIENCE,
-                );
+                let all = bridge.endpoints.iter().zip(&host.bridges);
+                for (endpoint, index) in
+                    all.filter(|(endpoint, _)| endpoint.attachment == Attachment::Bridge)
+                {
+                    // A lost first packet costs the program a second, not its start.
+                    let _ = wait_until_connected(
+                        &mut host.socket,
+                        &endpoint.link,
+                        *index,
+                        CONNECTION_PATIENCE,
+                    );
+                }
             }
             Ok(())
         }
+    }
+}
+
+/// Puts a note on a link that has no end in the host, so that it is found again. To be called in
+/// the container's namespace.
+///
+/// # Errors
+/// In words.
+pub fn mark_shared(endpoint: &EndpointOrder) -> Result<(), String> {
+    if endpoint.attachment == Attachment::Bridge {
+        return Ok(());
+    }
+    let mut socket = Socket::open(Family::Route).map_err(|error| chain(&error))?;
+    let mut batch = Batch::new();
+    link::set_alias(&mut batch, &endpoint.interface, &endpoint.link);
+    socket.execute(&mut batch).map_err(|error| chain(&error))
+}
+
+/// The container's end of an endpoint.
+#[must_use]
+pub fn container_link(endpoint: &EndpointOrder) -> ContainerLink<'_> {
+    ContainerLink {
+        name: &endpoint.interface,
+        address: endpoint.address,
+        prefix_length: endpoint.prefix,
+        gateway: endpoint.default_route.then_some(endpoint.gateway),
+        mtu: None,
+        ipv6: None,
     }
 }
 
@@ -290,7 +377,7 @@ fn protocol(name: &str) -> Protocol {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -89,15 +89,54 @@ pub enum NetworkOrder {
     Host,
     /// The one that the sandbox has already.
     Shared,
-    /// A namespace on a bridge.
+    /// A namespace on bridges.
     Bridge(BridgeOrder),
+}
+
+/// Places on bridges, at least one.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct BridgeOrder {
+    /// Name of the installation in tables that all share.
+    pub instance: String,
+    /// One place for each network.
+    pub endpoints: Vec<EndpointOrder>,
+    /// Published ports.
+    pub ports: Vec<PortOrder>,
+    /// Settings of the sandbox's name server; absent means that it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<PathBuf>,
+}
+
+impl BridgeOrder {
+    /// The endpoint that the default route leads through.
+    #[must_use]
+    pub fn way_out(&self) -> Option<&EndpointOrder> {
+        self.endpoints
+            .iter()
+            .find(|endpoint| endpoint.default_route)
+    }
+
+    /// The endpoint that ports are published at: the way out, if it is on a bridge of ours.
+    #[must_use]
+    pub fn published(&self) -> Option<&EndpointOrder> {
+        let has_ports = |endpoint: &&EndpointOrder| {
+            endpoint.attachment == Attachment::Bridge && !endpoint.internal
+        };
+        self.way_out()
+            .filter(has_ports)
+            .or_else(|| self.endpoints.iter().find(has_ports))
+    }
 }
 
 /// A place on a bridge.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct BridgeOrder {
-    /// Name of the installation in tables that all share.
-    pub instance: String,
+#[serde(default)]
+pub struct EndpointOrder {
+    /// Name of the container's end, such as `eth0`.
+    pub interface: String,
+    /// Name of the host's end.
+    pub link: String,
     /// Name of the bridge.
     pub bridge: String,
     /// The container's address.
@@ -106,8 +145,61 @@ pub struct BridgeOrder {
     pub prefix: u8,
     /// The bridge's own address.
     pub gateway: Ipv4Addr,
-    /// Published ports.
-    pub ports: Vec<PortOrder>,
+    /// Whether the container's default route leads here.
+    pub default_route: bool,
+    /// Ethernet address; absent means the one that goes with the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Largest packet in bytes; absent means the kernel's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Whether containers of the network reach each other.
+    pub icc: bool,
+    /// Whether connections to elsewhere carry the host's address.
+    pub masquerade: bool,
+    /// Whether the network has no way out.
+    pub internal: bool,
+    /// How the link is made; `bridge` names the link of the host that it is made from.
+    pub attachment: Attachment,
+}
+
+/// How a container gets a link.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attachment {
+    /// A pair of links, one end of which is a port of a bridge.
+    #[default]
+    Bridge,
+    /// A link with an Ethernet address of its own on a link of the host.
+    Macvlan {
+        /// `bridge`, `private`, `vepa` or `passthru`.
+        mode: String,
+    },
+    /// A link with the Ethernet address of a link of the host.
+    Ipvlan {
+        /// `l2`, `l3` or `l3s`.
+        mode: String,
+    },
+}
+
+impl Default for EndpointOrder {
+    fn default() -> Self {
+        EndpointOrder {
+            interface: "eth0".into(),
+            link: String::new(),
+            bridge: String::new(),
+            address: Ipv4Addr::UNSPECIFIED,
+            prefix: 0,
+            gateway: Ipv4Addr::UNSPECIFIED,
+            default_route: false,
+            mac: None,
+            mtu: None,
+            icc: true,
+            masquerade: true,
+            internal: false,
+            attachment: Attachment::Bridge,
+        }
+    }
 }
 
 /// A port to publish.

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -61,6 +62,13 @@ pub enum Request {
         /// Number of the signal.
         signal: i32,
     },
+    /// Have names looked up for a container that runs, by the settings in a file.
+    Names {
+        /// Its id.
+        task: String,
+        /// The file.
+        settings: PathBuf,
+    },
 }
 
 /// How a client attaches.
@@ -85,6 +93,8 @@ pub struct Attach {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
+    /// What was asked has been done.
+    Done,
     /// The task runs, or the client is attached. The descriptor of standard input comes along.
     Started {
         /// Id of the first process, on the host.

@@ -52,6 +52,9 @@ pub struct TaskRecord {
     pub log: Option<LogOrder>,
     /// Installation whose tables hold the published ports.
     pub instance: String,
+    /// Settings of the sandbox's name server, if it has one.
+    #[serde(default)]
+    pub dns: Option<PathBuf>,
     /// Published ports.
     pub ports: Vec<PublishedPort>,
     /// What `ps` and its like show.

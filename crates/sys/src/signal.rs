@@ -17,14 +17,7 @@ impl SignalFd {
     /// # Errors
     /// The kernel's.
     pub fn new(signals: &[i32]) -> io::Result<SignalFd> {
-        // SAFETY: sigset_t is plain bits; sigemptyset initialises it before use.
-        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // SAFETY: set is a live sigset_t.
-        unsafe { libc::sigemptyset(&raw mut set) };
-        for &signal in signals {
-            // SAFETY: set is a live sigset_t; a bad number gives an error, not harm.
-            check(unsafe { libc::sigaddset(&raw mut set, signal) }.into())?;
-        }
+        let set = set_of(signals)?;
         // SAFETY: set is initialised; no old mask is asked for.
         let blocked =
             unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
@@ -69,6 +62,41 @@ impl AsFd for SignalFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn set_of(signals: &[i32]) -> io::Result<libc::sigset_t> {
+    // SAFETY: sigset_t is plain bits; sigemptyset initialises it before use.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: set is a live sigset_t.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for &signal in signals {
+        // SAFETY: set is a live sigset_t; a bad number gives an error, not harm.
+        check(unsafe { libc::sigaddset(&raw mut set, signal) }.into())?;
+    }
+    Ok(set)
+}
+
+/// Lets `signals` reach the calling thread again; those that have come meanwhile do so at once.
+///
+/// # Errors
+/// The kernel's.
+pub fn unblock(signals: &[i32]) -> io::Result<()> {
+    let set = set_of(signals)?;
+    // SAFETY: set is initialised; no old mask is asked for.
+    let unblocked =
+        unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) };
+    check(unblocked.into()).map(drop)
+}
+
+/// Whether the process ignores `signal`. A signal that is ignored but blocked is still delivered
+/// to a [`SignalFd`].
+#[must_use]
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: sigaction is plain data, for which zeroes are a valid value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: only asks; action is live. A bad number gives an error and leaves it alone.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// Gives every signal its default action and unblocks them all.

@@ -198,16 +198,23 @@ impl Engine {
         let Some(needed) = self.blobs_of_unpublished(content)? else {
             return Ok(0);
         };
-        let mut freed = 0;
+        let mut dropped: Vec<&Descriptor> = Vec::new();
         for layer in &manifest.layers {
             let sources = self.store()?.blob_sources(&layer.digest.to_string())?;
             if !sources.is_empty()
                 && !needed.contains(&layer.digest)
+                && !dropped.iter().any(|known| known.digest == layer.digest)
                 && content.has_blob(&layer.digest).map_err(content_error)?
             {
-                content.remove_blob(&layer.digest).map_err(content_error)?;
-                freed += layer.size;
+                dropped.push(layer);
             }
+        }
+        let digests: Vec<Digest> = dropped.iter().map(|layer| layer.digest).collect();
+        content.sync_layers_of(&digests).map_err(content_error)?;
+        let mut freed = 0;
+        for layer in dropped {
+            content.remove_blob(&layer.digest).map_err(content_error)?;
+            freed += layer.size;
         }
         Ok(freed)
     }

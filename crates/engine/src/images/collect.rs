@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use gantry_image::digest::Digest;
-use gantry_image::model::{DOCUMENT_LIMIT, Document, ImageConfig};
+use gantry_image::model::{DOCUMENT_LIMIT, Document, ImageConfig, media_type};
 use gantry_image::store::{Store as ContentStore, StoreError};
 
 use super::content_error;
@@ -69,11 +69,15 @@ impl Engine {
                 Err(_) => unsure = true,
             }
         }
-        unsure |= !keep_referred(&content, &documents, &mut kept_blobs);
+        let configs = kept_blobs.clone();
+        unsure |= !keep_referred(&content, &documents, &configs, &mut kept_blobs);
         let mut freed = 0;
         if !damaged {
             for layer in content.list_layers().map_err(content_error)? {
-                if !kept_layers.contains(&layer) {
+                // Of one that a power cut has damaged nothing is of use.
+                if !kept_layers.contains(&layer)
+                    || !content.has_layer(&layer).map_err(content_error)?
+                {
                     let record = content.layer_record(&layer).ok().flatten();
                     content.remove_layer(&layer).map_err(content_error)?;
                     freed += record.map_or(0, |record| record.bytes);
@@ -83,43 +87,64 @@ impl Engine {
         if unsure {
             return Ok(freed);
         }
-        for blob in content.list_blobs().map_err(content_error)? {
-            if !kept_blobs.contains(&blob) {
-                let size = content.blob_size(&blob).unwrap_or_default();
-                content.remove_blob(&blob).map_err(content_error)?;
-                freed += size;
-            }
+        let mut unused = content.list_blobs().map_err(content_error)?;
+        unused.retain(|blob| !kept_blobs.contains(blob));
+        content.sync_layers_of(&unused).map_err(content_error)?;
+        for blob in unused {
+            let size = content.blob_size(&blob).unwrap_or_default();
+            content.remove_blob(&blob).map_err(content_error)?;
+            freed += size;
         }
         Ok(freed)
     }
 }
 
 /// Adds `documents` and the blobs that they refer to; false if what one of them refers to is
-/// not known.
+/// not known. An index keeps attestations and the like, and images whose config is one of
+/// `configs`: those for platforms that were removed are not on record any more.
 fn keep_referred(
     content: &ContentStore,
     documents: &BTreeSet<Digest>,
+    configs: &BTreeSet<Digest>,
     blobs: &mut BTreeSet<Digest>,
 ) -> bool {
-    let mut open: Vec<Digest> = documents.iter().copied().collect();
-    blobs.extend(documents);
-    while let Some(digest) = open.pop() {
+    let mut open: Vec<(Digest, bool)> = documents.iter().map(|digest| (*digest, false)).collect();
+    let mut seen = documents.clone();
+    while let Some((digest, by_index)) = open.pop() {
         let bytes = match content.read_blob(&digest, DOCUMENT_LIMIT) {
             Ok(bytes) => bytes,
             // What is not here refers to nothing that this store would have to keep, and
             // nothing of that size was ever taken for a document.
-            Err(StoreError::BlobMissing { .. } | StoreError::BlobTooLarge { .. }) => continue,
+            Err(StoreError::BlobMissing { .. } | StoreError::BlobTooLarge { .. }) => {
+                blobs.insert(digest);
+                continue;
+            }
             // Out of file descriptors, a bad disk, damage: it may refer to anything.
             Err(_) => return false,
         };
-        match Document::parse(&bytes, None) {
+        let parsed = Document::parse(&bytes, None);
+        if by_index
+            && let Ok(Document::Manifest(manifest)) = &parsed
+            && matches!(
+                manifest.config.media_type.as_str(),
+                media_type::CONFIG | media_type::DOCKER_CONFIG
+            )
+            && !configs.contains(&manifest.config.digest)
+        {
+            continue;
+        }
+        blobs.insert(digest);
+        match parsed {
             Ok(Document::Manifest(manifest)) => {
                 let parts = manifest.layers.into_iter().chain([manifest.config]);
                 blobs.extend(parts.map(|part| part.digest));
             }
             Ok(Document::Index(index)) => {
-                let entries = index.manifests.into_iter().map(|entry| entry.digest);
-                open.extend(entries.filter(|entry| blobs.insert(*entry)));
+                let new = index
+                    .manifests
+                    .iter()
+                    .filter(|entry| seen.insert(entry.digest));
+                open.extend(new.map(|entry| (entry.digest, !entry.is_attestation())));
             }
             Err(_) if documents.contains(&digest) => return false,
             // An index may list what is no image.
@@ -157,6 +182,64 @@ mod tests {
         }
     }
 
+    /// What an index has for a platform that is not on record goes; attestations and artefacts,
+    /// which never are, stay, and so does what a row names itself.
+    #[test]
+    fn an_index_keeps_the_images_on_record_only() {
+        let here = Scratch::new("platforms");
+        let mut manifests = Vec::new();
+        let mut entries = Vec::new();
+        for (name, kind, note) in [
+            ("kept", media_type::CONFIG, ""),
+            ("removed", media_type::DOCKER_CONFIG, ""),
+            ("artefact", "application/x", ""),
+            (
+                "attestation",
+                media_type::CONFIG,
+                r#""vnd.docker.reference.type":"attestation-manifest""#,
+            ),
+        ] {
+            let (config, layer) = (
+                here.add(name.as_bytes()),
+                here.add(&[name.as_bytes(), b"!"].concat()),
+            );
+            let bytes = format!(
+                r#"{{"schemaVersion":2,"config":{{"mediaType":"{kind}","digest":"{config}","size":4}},
+                "layers":[{{"mediaType":"l","digest":"{layer}","size":5}}]}}"#
+            );
+            let manifest = here.add(bytes.as_bytes());
+            entries.push(format!(
+                r#"{{"mediaType":"{}","digest":"{manifest}","size":{},"annotations":{{{note}}}}}"#,
+                media_type::MANIFEST,
+                bytes.len()
+            ));
+            manifests.push([manifest, config, layer]);
+        }
+        let index = here.add(
+            format!(
+                r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+                entries.join(",")
+            )
+            .as_bytes(),
+        );
+        let configs = BTreeSet::from([manifests[0][1]]);
+        for (named, kept) in [
+            (vec![index], [true, false, true, true]),
+            (vec![index, manifests[1][0]], [true; 4]),
+        ] {
+            let named = named.into_iter().collect();
+            let mut blobs = BTreeSet::new();
+            assert!(keep_referred(&here.0, &named, &configs, &mut blobs));
+            let found: Vec<bool> = manifests
+                .iter()
+                .map(|parts| parts.iter().all(|part| blobs.contains(part)))
+                .collect();
+            assert_eq!(found, kept);
+            let any = manifests[1].iter().any(|part| blobs.contains(part));
+            assert_eq!(any, kept[1]);
+        }
+    }
+
     #[test]
     fn a_document_that_cannot_be_read_may_refer_to_anything() {
         let here = Scratch::new("unreadable");
@@ -182,7 +265,8 @@ mod tests {
         );
         let referred = |named: &[Digest]| {
             let mut blobs = BTreeSet::new();
-            let sure = keep_referred(&here.0, &named.iter().copied().collect(), &mut blobs);
+            let named = named.iter().copied().collect();
+            let sure = keep_referred(&here.0, &named, &BTreeSet::new(), &mut blobs);
             (sure, blobs)
         };
         let (sure, blobs) = referred(&[index]);

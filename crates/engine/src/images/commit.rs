@@ -1,19 +1,17 @@
 //! Containers as images and as archives.
 
-use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use gantry_image::archive::{Form, write_tree};
 use gantry_image::commit::{CommitOptions, commit};
 use gantry_image::digest::Digest;
 use gantry_image::model::{ImageConfig, RuntimeConfig};
-use gantry_runtime::cgroup::{Group, Layout};
 use rustix::fs::{CWD, Mode, OFlags};
 use serde_json::json;
 
 use super::import::{new_name, parse_changes};
+use super::pause::Paused;
 use super::{ImageError, content_error, parse_config, row_of};
 use crate::Engine;
 use crate::config::{ContainerConfig, MountSource};
@@ -36,56 +34,6 @@ pub struct Committed<'a> {
     pub changes: &'a [String],
     /// Whether the container is stopped meanwhile.
     pub pause: bool,
-}
-
-/// A container that goes on when this is dropped.
-struct Paused {
-    group: Option<Group>,
-    mark: PathBuf,
-}
-
-impl Paused {
-    /// The caller holds the container's operation.
-    fn now(engine: &Engine, id: &str, name: &str) -> Result<Paused, Error> {
-        let failed = |source| ImageError::Pause {
-            action: "pause",
-            container: name.into(),
-            source,
-        };
-        let layout = Layout::detect().map_err(failed)?;
-        let group = Group::open(&layout, &engine.roots().cgroup(id)).map_err(failed)?;
-        let mark = frozen_mark(engine.roots(), id);
-        // One that is frozen already is somebody else's to thaw.
-        if group.is_frozen().map_err(failed)? {
-            return Ok(Paused { group: None, mark });
-        }
-        // First the mark: who kills this process in between must not leave it frozen for ever.
-        fs::write(&mark, b"").map_err(|source| Error::Path {
-            action: "make",
-            path: mark.clone(),
-            source,
-        })?;
-        // From here on it is thawed, whatever happens.
-        let paused = Paused {
-            group: Some(group),
-            mark,
-        };
-        if let Some(group) = &paused.group {
-            group.freeze().map_err(failed)?;
-        }
-        Ok(paused)
-    }
-}
-
-impl Drop for Paused {
-    fn drop(&mut self) {
-        // Nobody could be told. With the mark left, the next command tries again.
-        if let Some(group) = self.group.take()
-            && group.thaw().is_ok()
-        {
-            let _ = fs::remove_file(&self.mark);
-        }
-    }
 }
 
 impl Engine {
@@ -144,6 +92,7 @@ impl Engine {
     pub fn export(&self, name: &str, output: &mut dyn Write) -> Result<(), Error> {
         self.with_container(name, |row| {
             let (_, config) = self.image_of(row)?;
+            self.layer_paths(&row.image_id, &config)?;
             let content = self.content()?;
             let _kept = content.keep().map_err(content_error)?;
             let mut layers = vec![
@@ -169,7 +118,7 @@ impl Engine {
         work: impl FnOnce(&ContainerRow) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let found = self.find(name)?;
-        let operation = Operation::begin(&self.roots, &found.id)?;
+        let operation = Operation::begin_reading(&self.roots, &found.id)?;
         // What whoever held it before has left. As for a start: what has not run yet has no end,
         // and would be taken for it if it is to be removed at its end.
         if self.roots.container_run(&found.id).exists() {

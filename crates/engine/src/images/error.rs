@@ -3,6 +3,7 @@
 use gantry_image::archive::{LoadError, PackError, SaveError, TreeError};
 use gantry_image::commit::CommitError;
 use gantry_image::push::PushError;
+use gantry_image::registry::DownloadError;
 
 use crate::error::Error;
 
@@ -58,6 +59,21 @@ pub enum ImageError {
         /// The repository, or the whole name.
         repository: String,
     },
+    /// It is here, but not for the platform.
+    #[error(
+        "image with reference {name} was found but does not provide the specified platform ({platform}); here are: {here}"
+    )]
+    OtherPlatform {
+        /// The name as given.
+        name: String,
+        /// The platform as given.
+        platform: String,
+        /// Platforms that are here.
+        here: String,
+    },
+    /// A file cannot be downloaded.
+    #[error(transparent)]
+    Download(Box<DownloadError>),
     /// An archive cannot be loaded.
     #[error("cannot load the archive")]
     Load(#[source] Box<LoadError>),
@@ -105,6 +121,15 @@ pub enum ImageError {
         #[source]
         source: gantry_runtime::cgroup::CgroupError,
     },
+    /// A layer is gone, and its blob does not bring it back.
+    #[error("cannot restore a layer of image {image}")]
+    Unpack {
+        /// Name or id of the image.
+        image: String,
+        /// Cause.
+        #[source]
+        source: Box<gantry_image::repair::RepairError>,
+    },
     /// A blob is not here and cannot be made or fetched again.
     #[error(
         "layer {layer} of image {image} is here only unpacked, and its blob cannot be had again"
@@ -135,7 +160,19 @@ impl ImageError {
                 "`gantry images` lists what is here, `gantry tag` gives an image another name"
                     .into()
             }
+            Self::OtherPlatform { name, platform, .. } => format!(
+                "`gantry images --tree` lists what is here, `gantry pull --platform {platform} {name}` fetches more"
+            ),
+            Self::Download(source) => match source.as_ref() {
+                DownloadError::Url { .. } => {
+                    "name a file, - for standard input, or a URL that needs no password".into()
+                }
+                _ => "download it by other means and name the file".into(),
+            },
             Self::NoBlob { .. } => "pull the image again".into(),
+            Self::Unpack { image, .. } => {
+                format!("remove the image and pull it again with `gantry pull {image}`")
+            }
             _ => return None,
         })
     }

@@ -4,7 +4,7 @@ use gantry_image::digest::Digest;
 use gantry_image::model::Platform;
 use gantry_image::reference::Reference;
 
-use super::{parse_config, parse_platform, row_of};
+use super::{ImageError, parse_config, parse_platform, row_of};
 use crate::Engine;
 use crate::error::Error;
 use crate::store::{ImageRow, NewImages, TagFact, TagRow};
@@ -40,6 +40,38 @@ impl Engine {
             .find_image_here(name)?
             .ok_or_else(|| Error::NoSuchImage { name: name.into() })?;
         self.variant(name, row, platform)
+    }
+
+    /// [`Engine::find_image_for`] where what is not for the platform is of no use.
+    pub(super) fn find_image_of(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+    ) -> Result<ImageRow, Error> {
+        let row = self.find_image_for(name, platform)?;
+        match platform {
+            Some(text) if fits(&row, &parse_platform(text)?).is_none() => {
+                let here = self.images_behind(name, &row)?;
+                Err(other_platform(name, text, &here))
+            }
+            _ => Ok(row),
+        }
+    }
+
+    /// Every image that is here of what a name stands for: `row`, which it names, and with an
+    /// index those for other platforms.
+    pub(super) fn images_behind(&self, name: &str, row: &ImageRow) -> Result<Vec<ImageRow>, Error> {
+        let mut images = match self.tag_of(name)? {
+            Some(tag) => {
+                let target = self.target_of(&tag)?;
+                self.store()?.variants_of(&target)?
+            }
+            None => Vec::new(),
+        };
+        if !images.iter().any(|image| image.id == row.id) {
+            images.push(row.clone());
+        }
+        Ok(images)
     }
 
     fn install_embedded(&self) -> Result<(), Error> {
@@ -157,6 +189,22 @@ impl Engine {
         }
         Ok(found.pop())
     }
+}
+
+/// The error about a platform that none of `here` is for.
+pub(super) fn other_platform(name: &str, platform: &str, here: &[ImageRow]) -> Error {
+    let mut names: Vec<String> = here
+        .iter()
+        .filter_map(|row| Some(parse_config(row).ok()?.platform().to_string()))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    ImageError::OtherPlatform {
+        name: name.into(),
+        platform: platform.into(),
+        here: names.join(", "),
+    }
+    .into()
 }
 
 /// What could be the beginning of an id.

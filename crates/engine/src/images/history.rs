@@ -26,13 +26,14 @@ impl Engine {
     /// not agree in number are no error (CVE-2024-36620): what has no layer has no size.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`], [`Error::DamagedImage`], [`Error::Content`].
+    /// [`Error::NoSuchImage`], [`Error::DamagedImage`], [`Error::Content`],
+    /// [`super::ImageError::OtherPlatform`].
     pub fn image_history(
         &self,
         name: &str,
         platform: Option<&str>,
     ) -> Result<Vec<HistoryStep>, Error> {
-        let row = self.find_image_for(name, platform)?;
+        let row = self.find_image_of(name, platform)?;
         let config = parse_config(&row)?;
         let content = self.content()?;
         let mut layers = config.rootfs.diff_ids.iter();

@@ -7,6 +7,7 @@ use super::{familiar_repository, parse_config};
 use crate::Engine;
 use crate::error::Error;
 use crate::inspect::NEVER;
+use crate::store::TagRow;
 
 impl Engine {
     /// An image in Docker's form (`GET /images/{name}/json`).
@@ -20,15 +21,27 @@ impl Engine {
     /// [`Engine::inspect_image`] for a platform.
     ///
     /// # Errors
-    /// As [`Engine::inspect_image`].
+    /// As [`Engine::inspect_image`], [`super::ImageError::OtherPlatform`].
     pub fn inspect_image_for(&self, name: &str, platform: Option<&str>) -> Result<Value, Error> {
-        let row = self.find_image_for(name, platform)?;
+        let row = self.find_image_of(name, platform)?;
         let config = parse_config(&row)?;
-        let (tags, facts) = {
+        let (tags, facts, variants) = {
             let store = self.store()?;
-            (store.tags()?, store.tag_facts()?)
+            (store.tags()?, store.tag_facts()?, store.variants()?)
         };
-        let names = tags.iter().filter(|tag| tag.image_id == row.id);
+        // An index's names are those of all its images, whichever is used under them.
+        let of_index = |tag: &&TagRow| {
+            facts.iter().any(|fact| {
+                fact.repository == tag.repository
+                    && fact.tag == tag.tag
+                    && variants
+                        .iter()
+                        .any(|(target, image)| *target == fact.target && *image == row.id)
+            })
+        };
+        let names = tags
+            .iter()
+            .filter(|tag| tag.image_id == row.id || of_index(tag));
         let named = names.clone().filter(|tag| !tag.tag.is_empty());
         let repo_tags: Vec<String> = named
             .clone()

@@ -38,6 +38,8 @@ pub struct ImageTree {
     pub names: Vec<String>,
     /// Digest of the index or manifest, or the image's id.
     pub id: String,
+    /// Ids of the images that are here.
+    pub images: Vec<String>,
     /// Creation of the newest image, as RFC 3339.
     pub created: Option<String>,
     /// Bytes on the disk of all images: unpacked layers and blobs.
@@ -168,6 +170,7 @@ impl Engine {
             trees.push(ImageTree {
                 names,
                 id: target,
+                images: rows.iter().map(|row| row.id.clone()).collect(),
                 created,
                 disk_usage: platforms.iter().map(|node| node.disk_usage).sum(),
                 content_size: platforms.iter().map(|node| node.content_size).sum(),

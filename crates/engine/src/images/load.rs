@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use gantry_image::archive::{LoadOptions, load};
+use gantry_image::archive::{LoadEvent, LoadOptions, load_with};
 
 use super::{ImageError, parse_platform, row_of};
 use crate::Engine;
@@ -16,12 +16,15 @@ pub struct LoadedImage {
     pub id: String,
     /// Its names, as `repository:tag` in the short form.
     pub names: Vec<String>,
+    /// Names that the archive gives it and a later image, which has them.
+    pub renamed: Vec<String>,
     /// Whether it belongs to an index another image of which has the names.
     pub variant: bool,
 }
 
 impl Engine {
     /// Loads the images of an archive: an OCI layout or a docker-archive, plain or compressed.
+    /// `progress` may be called from several threads.
     ///
     /// # Errors
     /// [`ImageError::Load`], [`Error::Invalid`] for the platform.
@@ -29,6 +32,7 @@ impl Engine {
         &self,
         archive: &mut dyn Read,
         platform: Option<&str>,
+        progress: &(dyn Fn(LoadEvent) + Sync),
     ) -> Result<Vec<LoadedImage>, Error> {
         let options = LoadOptions {
             platform: platform.map(parse_platform).transpose()?,
@@ -36,7 +40,7 @@ impl Engine {
         };
         let (content, _kept) = self.content_to_fill()?;
         drop(self.store()?);
-        let loaded = load(&content, archive, &options)
+        let loaded = load_with(&content, archive, &options, progress)
             .map_err(|source| ImageError::Load(Box::new(source)))?;
         let now = gantry_supervisor::record::now();
         let (mut images, mut tags, mut facts) = (Vec::new(), Vec::new(), Vec::new());
@@ -70,6 +74,7 @@ impl Engine {
             shown.push(LoadedImage {
                 id: row.id.clone(),
                 names: one.names.iter().map(|name| name.familiar()).collect(),
+                renamed: one.renamed.iter().map(|name| name.familiar()).collect(),
                 variant: one.names.is_empty() && named_elsewhere,
             });
             images.push(row);
@@ -82,6 +87,7 @@ impl Engine {
             sources: &[],
             made: &made,
         })?;
+        self.sync_layers_soon(&content);
         Ok(shown)
     }
 }

@@ -107,6 +107,7 @@ impl Engine {
         {
             self.drop_blobs(&content, &pulled.manifest_digest)?;
         }
+        self.sync_layers_soon(&content);
         let up_to_date = outcome
             .into_inner()
             .is_ok_and(|status| status == PullStatus::UpToDate);

@@ -24,6 +24,8 @@ pub struct PushOutcome {
     pub digest: String,
     /// Its size in bytes.
     pub size: u64,
+    /// Index that the name stands for, if only the one image of it was pushed that is here.
+    pub instead_of: Option<String>,
 }
 
 /// The credentials that the docker client keeps.
@@ -64,7 +66,8 @@ impl Engine {
     /// Pushes one name.
     ///
     /// # Errors
-    /// [`Error::Reference`], [`ImageError::NothingToPush`], [`ImageError::Push`].
+    /// [`Error::Reference`], [`ImageError::NothingToPush`], [`ImageError::OtherPlatform`],
+    /// [`ImageError::Push`].
     pub fn push(
         &self,
         name: &str,
@@ -77,7 +80,7 @@ impl Engine {
             repository: reference.familiar_name(),
         };
         let tag = self.tag_of(name)?.ok_or_else(nothing)?;
-        let row = self.find_image_for(name, platform)?;
+        let row = self.find_image_of(name, platform)?;
         let (content, _kept) = self.content_to_fill()?;
         let fetch = Fetch {
             client: client.clone(),
@@ -105,6 +108,7 @@ impl Engine {
             tag: reference.tag().unwrap_or_default().into(),
             digest: pushed.digest.to_string(),
             size: pushed.size,
+            instead_of: (pushed.digest != target).then(|| target.to_string()),
         })
     }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use gantry_image::digest::{Digest, Hasher};
-use gantry_image::model::ImageConfig;
+use gantry_image::model::{ImageConfig, Platform};
 use gantry_image::reference::Reference;
 
-use super::{ImageError, ImageSummary, familiar_repository, short};
+use super::find::{fits, other_platform};
+use super::{ImageError, ImageSummary, familiar_repository, parse_platform, short};
 use crate::Engine;
 use crate::error::Error;
 use crate::store::{Bonds, ImageRow, TagRow};
@@ -85,6 +86,101 @@ impl Engine {
             self.remove_unused_content()?;
         }
         Ok(removals)
+    }
+
+    /// Takes the images for `platforms` out of what a name stands for, and the name with the
+    /// last of them.
+    ///
+    /// # Errors
+    /// As [`Engine::remove_image`], and [`ImageError::OtherPlatform`] before anything is removed.
+    pub fn remove_image_platforms(
+        &self,
+        given: &str,
+        platforms: &[String],
+        force: bool,
+    ) -> Result<Vec<Removal>, Error> {
+        let row = self
+            .find_image_here(given)?
+            .ok_or_else(|| Error::NoSuchImage { name: given.into() })?;
+        let target = match self.tag_of(given)? {
+            Some(tag) => self.target_of(&tag)?,
+            None => row.manifest.clone(),
+        };
+        let here = self.images_behind(given, &row)?;
+        let mut chosen: Vec<&ImageRow> = Vec::new();
+        for text in platforms {
+            let wanted = parse_platform(text)?;
+            let fitting = here
+                .iter()
+                .filter_map(|image| Some((fits(image, &wanted)?, image)));
+            let best = fitting.min_by_key(|(distance, _)| *distance);
+            let (_, best) = best.ok_or_else(|| other_platform(given, text, &here))?;
+            if !chosen.iter().any(|image| image.id == best.id) {
+                chosen.push(best);
+            }
+        }
+        let is_chosen = |image: &&ImageRow| chosen.iter().any(|other| other.id == image.id);
+        let host = Platform::host();
+        let heir = here
+            .iter()
+            .filter(|image| !is_chosen(image))
+            .min_by_key(|image| fits(image, &host).unwrap_or(u32::MAX));
+        let Some(heir) = heir else {
+            return self.remove_image(given, force);
+        };
+        // All of them or none, as far as can be told beforehand.
+        for image in &chosen {
+            let known = self.store()?.image_bonds(&image.id)?;
+            self.check_users(image, &known, force)?;
+        }
+        let mut removals = Vec::new();
+        for image in chosen {
+            self.leave_index(&target, image, &heir.id, force, &mut removals)?;
+        }
+        if !removals.is_empty() {
+            self.remove_unused_content()?;
+        }
+        Ok(removals)
+    }
+
+    /// Refuses what containers use: those that run always, others unless forced.
+    fn check_users(&self, image: &ImageRow, known: &Bonds, force: bool) -> Result<(), Error> {
+        let id = || short(&image.id).into();
+        let running = known.users.iter().find(|user| self.is_running(user));
+        let error = match (running, known.users.first()) {
+            (Some(container), _) => ImageError::UsedByRunning {
+                id: id(),
+                container: short(container).into(),
+            },
+            (None, Some(container)) if !force => ImageError::UsedByStopped {
+                id: id(),
+                container: short(container).into(),
+            },
+            _ => return Ok(()),
+        };
+        Err(error.into())
+    }
+
+    /// Takes one image out of an index; what had its name has the heir then.
+    fn leave_index(
+        &self,
+        target: &str,
+        image: &ImageRow,
+        heir: &str,
+        force: bool,
+        removals: &mut Vec<Removal>,
+    ) -> Result<(), Error> {
+        loop {
+            let known = self.store()?.image_bonds(&image.id)?;
+            self.check_users(image, &known, force)?;
+            let left = self.store()?.leave_index(target, &image.id, heir, &known)?;
+            match left {
+                Some(true) => return self.note_deleted(image, removals),
+                Some(false) => return Ok(()),
+                // Somebody has named it, or uses it, since it was looked at.
+                None => {}
+            }
+        }
     }
 
     fn remove_image_rows(&self, given: &str, force: bool) -> Result<Vec<Removal>, Error> {

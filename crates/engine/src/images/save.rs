@@ -6,7 +6,7 @@ use gantry_image::archive::{SavedImage, save};
 use gantry_image::digest::Digest;
 use gantry_image::reference::Reference;
 
-use super::{ImageError, parse_platform};
+use super::ImageError;
 use crate::Engine;
 use crate::error::Error;
 use crate::store::{ImageRow, TagRow};
@@ -16,7 +16,8 @@ impl Engine {
     /// without a tag stands for all tags of a repository, an id for an image without names.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`], [`ImageError::Save`], [`ImageError::NoBlob`].
+    /// [`Error::NoSuchImage`], [`ImageError::OtherPlatform`], [`ImageError::Save`],
+    /// [`ImageError::NoBlob`].
     pub fn save_images(
         &self,
         names: &[String],
@@ -66,7 +67,6 @@ impl Engine {
         name: &str,
         platform: Option<&str>,
     ) -> Result<Vec<(ImageRow, Option<TagRow>)>, Error> {
-        let none = || Error::NoSuchImage { name: name.into() };
         let mut found = Vec::new();
         let whole_repository = Reference::parse(name)
             .ok()
@@ -79,24 +79,15 @@ impl Engine {
             }
         }
         if found.is_empty() {
-            let row = self.find_image_for(name, platform)?;
+            let row = self.find_image_of(name, platform)?;
             let tag = self.tag_of(name)?.filter(|tag| !tag.tag.is_empty());
-            check(&row, platform, none)?;
             return Ok(vec![(row, tag)]);
         }
         let mut images = Vec::new();
         for tag in found {
-            let row = self.find_image_for(&format!("{}:{}", tag.repository, tag.tag), platform)?;
-            check(&row, platform, none)?;
+            let row = self.find_image_of(&format!("{}:{}", tag.repository, tag.tag), platform)?;
             images.push((row, Some(tag)));
         }
         Ok(images)
-    }
-}
-
-fn check(row: &ImageRow, platform: Option<&str>, none: impl Fn() -> Error) -> Result<(), Error> {
-    match platform {
-        Some(text) if super::find::fits(row, &parse_platform(text)?).is_none() => Err(none()),
-        _ => Ok(()),
     }
 }

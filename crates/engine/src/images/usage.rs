@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use gantry_image::digest::Digest;
+use gantry_image::store::Layers;
 
 use super::{content_error, familiar_repository, parse_config};
 use crate::Engine;
@@ -151,6 +152,7 @@ impl Engine {
         let mut containers = BTreeMap::new();
         let mut volumes = BTreeMap::new();
         let mut parts: BTreeMap<Digest, u64> = BTreeMap::new();
+        let mut damaged = 0;
         let own = |path: &Path| fs::symlink_metadata(path).map_or(0, |data| data.blocks() * 512);
         let mut add = |kind, size: u64| *sizes.entry(kind).or_default() += size;
         add(UsageKind::Other, own(data));
@@ -158,12 +160,26 @@ impl Engine {
             match name.as_str() {
                 "blobs" | "layers" => {
                     let inner = path.join("sha256");
+                    // Records that are being written.
+                    for (_, path) in entries(&path).iter().filter(|(_, path)| *path != inner) {
+                        add(UsageKind::Images, meter.of(path));
+                    }
                     add(UsageKind::Images, own(&path) + own(&inner));
+                    let layers = Layers::open(data).ok().filter(|_| name == "layers");
                     for (name, path) in entries(&inner) {
                         let size = meter.of(&path);
                         add(UsageKind::Images, size);
                         let stem = name.split('.').next().unwrap_or_default();
-                        if let Some(digest) = Digest::from_hex(stem) {
+                        let Some(digest) = Digest::from_hex(stem) else {
+                            continue;
+                        };
+                        // What a power cut has damaged is no image's any more.
+                        if layers
+                            .as_ref()
+                            .is_some_and(|layers| !layers.is_usable(&digest).unwrap_or(true))
+                        {
+                            damaged += size;
+                        } else {
                             *parts.entry(digest).or_default() += size;
                         }
                     }
@@ -199,7 +215,15 @@ impl Engine {
         }
         let images = self.image_usage(&parts)?;
         let volumes = self.volume_usage(&volumes)?;
-        self.report(&sizes, &parts, images, containers, volumes)
+        let mut usage = self.report(&sizes, &parts, images, containers, volumes)?;
+        if let Some(item) = usage
+            .items
+            .iter_mut()
+            .find(|item| item.kind == UsageKind::Images)
+        {
+            item.reclaimable += damaged;
+        }
+        Ok(usage)
     }
 
     fn report(

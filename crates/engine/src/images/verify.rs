@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use gantry_image::archive::{tree_digest, unpacked_digest};
 use gantry_image::digest::{Digest, Hasher};
 use gantry_image::model::ImageConfig;
-use gantry_image::store::Store as ContentStore;
+use gantry_image::store::{Store as ContentStore, StoreError};
 
 use super::{content_error, familiar_repository};
 use crate::Engine;
@@ -91,7 +91,7 @@ impl Engine {
         Ok(report)
     }
 
-    fn label_of(&self, row: &ImageRow) -> Result<String, Error> {
+    pub(super) fn label_of(&self, row: &ImageRow) -> Result<String, Error> {
         let tags = self.store()?.tags()?;
         let tag = tags
             .iter()
@@ -174,7 +174,7 @@ fn hash_blob(
 ) -> Result<Option<(Digest, u64)>, std::io::Error> {
     let mut file = match content.open_blob(blob) {
         Ok(file) => file,
-        Err(gantry_image::StoreError::BlobMissing { .. }) => return Ok(None),
+        Err(StoreError::BlobMissing { .. }) => return Ok(None),
         Err(error) => return Err(std::io::Error::other(error)),
     };
     let mut hasher = Hasher::default();
@@ -208,6 +208,10 @@ fn check_layer(
 ) -> Option<String> {
     let directory = match content.open_layer(layer) {
         Ok(directory) => directory,
+        // A power cut took it. It is unpacked again by whoever needs it first.
+        Err(StoreError::LayerMissing { .. }) if used.blob.is_some() => return None,
+        // And what no image has goes with the next removal.
+        Err(StoreError::LayerMissing { .. }) if used.images.is_empty() => return None,
         Err(error) => return Some(error.to_string()),
     };
     let record = match content.layer_record(layer) {

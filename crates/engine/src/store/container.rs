@@ -57,6 +57,11 @@ impl Store {
                     .execute("INSERT INTO container_volumes VALUES (?1, ?2, ?3)", params![row.id, position, volume])
                     .map_err(fail)?;
             }
+            for (position, (network, wish)) in (0_i64..).zip(new.endpoints) {
+                transaction
+                    .execute("INSERT INTO endpoints VALUES (?1, ?2, ?3, ?4)", params![row.id, network, position, wish])
+                    .map_err(fail)?;
+            }
             Ok(())
         })
     }
@@ -191,6 +196,7 @@ impl Store {
                 transaction.execute("DELETE FROM volumes WHERE name = ?1", [orphan]).map_err(fail)?;
             }
             transaction.execute("DELETE FROM container_volumes WHERE container = ?1", [id]).map_err(fail)?;
+            transaction.execute("DELETE FROM endpoints WHERE container = ?1", [id]).map_err(fail)?;
             transaction.execute("DELETE FROM containers WHERE id = ?1", [id]).map_err(fail)?;
             Ok(orphans)
         })

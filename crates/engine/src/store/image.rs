@@ -154,6 +154,39 @@ impl Store {
         })
     }
 
+    /// Takes an image out of those that the index `target` stands for. Its names that mean the
+    /// index go to `heir`, another image of it; the image goes off record unless it has further
+    /// names or a container uses it. Returns whether it did; nothing, and nothing is changed,
+    /// unless its names and users are still the `known` ones.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] if there is no such heir, [`Error::Store`].
+    pub fn leave_index(
+        &mut self,
+        target: &str,
+        id: &str,
+        heir: &str,
+        known: &Bonds,
+    ) -> Result<Option<bool>, Error> {
+        let path = self.path.clone();
+        let fail = |source| Error::Store {
+            path: path.clone(),
+            source,
+        };
+        self.write(Durability::Full, |transaction| {
+            let is_here = has_image(transaction, id).map_err(fail)?;
+            if !is_here || bonds(transaction, id).map_err(fail)? != *known {
+                return Ok(None);
+            }
+            if !has_image(transaction, heir).map_err(fail)? {
+                return Err(Error::NoSuchImage { name: heir.into() });
+            }
+            leave_index(transaction, target, id, heir)
+                .map(Some)
+                .map_err(fail)
+        })
+    }
+
     /// What tags stand for.
     ///
     /// # Errors
@@ -335,6 +368,44 @@ fn bonds(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Bonds> {
     Ok(Bonds { tags, users })
 }
 
+fn has_image(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<bool> {
+    let found = transaction
+        .query_row("SELECT 1 FROM images WHERE id = ?1", [id], |_| Ok(()))
+        .optional()?;
+    Ok(found.is_some())
+}
+
+fn leave_index(
+    transaction: &Transaction<'_>,
+    target: &str,
+    id: &str,
+    heir: &str,
+) -> rusqlite::Result<bool> {
+    transaction.execute_batch(ADDITIONS)?;
+    transaction.execute(
+        "UPDATE tags SET image_id = ?3 WHERE image_id = ?2 AND (digest = ?1 OR EXISTS \
+         (SELECT 1 FROM tag_facts f WHERE f.repository = tags.repository AND f.tag = tags.tag \
+         AND f.target = ?1))",
+        [target, id, heir],
+    )?;
+    transaction.execute(
+        "DELETE FROM variants WHERE target = ?1 AND image_id = ?2",
+        [target, id],
+    )?;
+    let removed = transaction.execute(
+        "DELETE FROM images WHERE id = ?1 \
+         AND NOT EXISTS (SELECT 1 FROM tags WHERE image_id = ?1) \
+         AND NOT EXISTS (SELECT 1 FROM containers WHERE image_id = ?1) \
+         AND NOT EXISTS (SELECT 1 FROM variants v JOIN tag_facts f ON f.target = v.target \
+         WHERE v.image_id = ?1)",
+        [id],
+    )?;
+    if removed > 0 {
+        transaction.execute("DELETE FROM variants WHERE image_id = ?1", [id])?;
+    }
+    Ok(removed > 0)
+}
+
 fn loosen(
     transaction: &Transaction<'_>,
     id: &str,
@@ -342,11 +413,7 @@ fn loosen(
     left: &[TagRow],
     remove: bool,
 ) -> rusqlite::Result<bool> {
-    let is_here = transaction
-        .query_row("SELECT 1 FROM images WHERE id = ?1", [id], |_| Ok(()))
-        .optional()?
-        .is_some();
-    if !is_here || bonds(transaction, id)? != *known {
+    if !has_image(transaction, id)? || bonds(transaction, id)? != *known {
         return Ok(false);
     }
     transaction.execute_batch(ADDITIONS)?;
@@ -534,6 +601,7 @@ mod tests {
         let new = NewContainer {
             row: &row,
             volumes: &[],
+            endpoints: &[],
         };
         store.insert_container(&new).unwrap();
     }
@@ -566,6 +634,88 @@ mod tests {
         store.note_push(&tag("", "d1", "one"), "d3", &[]).unwrap();
         let expected = [tag("", "d1", "one"), tag("", "d3", "one")];
         assert_eq!(store.tags().unwrap(), expected);
+    }
+
+    /// An image leaves an index with the names that mean the index, and the record with its last
+    /// bond: a container, a name of its own, or another index that has a name.
+    #[test]
+    fn an_image_leaves_its_index() {
+        let variants = |targets: &[&str]| -> Vec<(String, String)> {
+            let of = |id: &'static str| {
+                let targets = targets.iter();
+                targets.map(move |target| ((*target).to_owned(), id.to_owned()))
+            };
+            of("one").chain(of("two")).collect()
+        };
+        let mut other = fact("u");
+        other.target = "y".into();
+        let named_otherwise = [tag("t", "", "two"), tag("u", "", "one")];
+        let by_digest = [tag("", "x", "two"), tag("t", "", "two")];
+        for (number, (tags, targets, used, removed, left)) in [
+            (vec![], &["x"][..], false, true, vec![tag("t", "", "two")]),
+            (vec![], &["x", "z"], false, true, vec![tag("t", "", "two")]),
+            (vec![], &["x"], true, false, vec![tag("t", "", "two")]),
+            (
+                vec![tag("", "x", "one")],
+                &["x"],
+                false,
+                true,
+                by_digest.to_vec(),
+            ),
+            (
+                vec![tag("u", "", "one")],
+                &["x"],
+                false,
+                false,
+                named_otherwise.to_vec(),
+            ),
+            (
+                vec![tag("u", "", "two")],
+                &["x", "y"],
+                false,
+                false,
+                vec![tag("t", "", "two"), tag("u", "", "two")],
+            ),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut here = Scratch::new(&format!("leave-{number}"));
+            let store = &mut here.store;
+            let new = NewImages {
+                tags: &tags,
+                facts: if tags.iter().any(|tag| tag.tag == "u") {
+                    std::slice::from_ref(&other)
+                } else {
+                    &[]
+                },
+                variants: &variants(targets),
+                ..NewImages::default()
+            };
+            store.put_images(&new).unwrap();
+            if used {
+                add_user(store, "one");
+            }
+            let known = store.image_bonds("one").unwrap();
+            let stale = Bonds {
+                users: vec!["other".into()],
+                ..known.clone()
+            };
+            assert_eq!(store.leave_index("x", "one", "two", &stale).unwrap(), None);
+            assert_eq!(store.leave_index("x", "none", "two", &known).unwrap(), None);
+            assert!(store.leave_index("x", "one", "none", &known).is_err());
+            assert_eq!(store.image_bonds("one").unwrap(), known, "{number}");
+            let outcome = store.leave_index("x", "one", "two", &known).unwrap();
+            assert_eq!(outcome, Some(removed), "{number}");
+            assert_eq!(store.image("one").unwrap().is_none(), removed, "{number}");
+            assert_eq!(store.tags().unwrap(), left, "{number}");
+            let of_index = store.variants_of("x").unwrap();
+            let of_index: Vec<&str> = of_index.iter().map(|row| row.id.as_str()).collect();
+            assert_eq!(of_index, ["two"], "{number}");
+            let elsewhere = store.variants().unwrap();
+            let is_elsewhere = elsewhere.iter().any(|(_, image)| image == "one");
+            assert_eq!(is_elsewhere, targets.contains(&"y"), "{number}");
+        }
     }
 
     #[test]

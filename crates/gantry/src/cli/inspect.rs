@@ -5,7 +5,7 @@ use serde::Serialize as _;
 use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-use super::flags::{names, owned, text, value, with_help};
+use super::flags::{is_on, names, owned, switch, text, value, with_help};
 use super::{Context, complain};
 use crate::api::{Engine, Error};
 use crate::error::{CliError, Outcome};
@@ -18,6 +18,7 @@ enum Kind {
     Any,
     Container,
     Image,
+    Network,
 }
 
 /// Arguments of `inspect`.
@@ -28,7 +29,7 @@ pub fn arguments(command: Command) -> Command {
             value(
                 "type",
                 "string",
-                "Only inspect objects of the given type: container or image",
+                "Only inspect objects of the given type: container, image or network",
             ),
         ])
         .arg(names("names", 1))
@@ -48,7 +49,17 @@ pub fn image_arguments(command: Command) -> Command {
         .arg(names("names", 1))
 }
 
-/// `inspect`: containers first, then images.
+/// Arguments of `network inspect`.
+pub fn network_arguments(command: Command) -> Command {
+    with_help(command)
+        .args([
+            value("format", "string", "Format output: 'json' or a Go template").short('f'),
+            switch("verbose", "Verbose output for diagnostics").short('v'),
+        ])
+        .arg(names("names", 1))
+}
+
+/// `inspect`: containers first, then images, then networks.
 ///
 /// # Errors
 /// Those of the flags and of the engine.
@@ -57,9 +68,10 @@ pub fn any(context: &Context, matches: &ArgMatches) -> Outcome {
         "" => Kind::Any,
         "container" => Kind::Container,
         "image" => Kind::Image,
+        "network" => Kind::Network,
         other => {
             return Err(CliError::Failed(format!(
-                "unknown type '{other}': use container or image"
+                "unknown type '{other}': use container, image or network"
             )));
         }
     };
@@ -81,6 +93,16 @@ pub fn containers(context: &Context, matches: &ArgMatches) -> Outcome {
 pub fn images(context: &Context, matches: &ArgMatches) -> Outcome {
     let platform = super::options::platform(matches)?;
     execute(context, matches, Kind::Image, platform.as_deref())
+}
+
+/// `network inspect`.
+///
+/// # Errors
+/// As [`any`].
+pub fn networks(context: &Context, matches: &ArgMatches) -> Outcome {
+    // In Docker it adds what a swarm knows.
+    is_on(matches, "verbose")?;
+    execute(context, matches, Kind::Network, None)
 }
 
 fn execute(context: &Context, matches: &ArgMatches, kind: Kind, platform: Option<&str>) -> Outcome {
@@ -127,16 +149,20 @@ fn look_up(
     match kind {
         Kind::Container => Ok(engine.inspect(name)?),
         Kind::Image => Ok(engine.inspect_image_for(name, platform)?),
-        Kind::Any => match engine.inspect(name) {
-            Ok(object) => Ok(object),
-            Err(error) if !is_absence(&error) => Err(error.into()),
-            Err(_) => match engine.inspect_image(name) {
-                Err(error) if is_absence(&error) => {
-                    Err(CliError::Failed(format!("no such object: {name}")))
+        Kind::Network => Ok(engine.inspect_network(name)?),
+        Kind::Any => {
+            for look in [
+                Engine::inspect,
+                Engine::inspect_image,
+                Engine::inspect_network,
+            ] {
+                match look(engine, name) {
+                    Err(error) if is_absence(&error) => {}
+                    outcome => return Ok(outcome?),
                 }
-                outcome => Ok(outcome?),
-            },
-        },
+            }
+            Err(CliError::Failed(format!("no such object: {name}")))
+        }
     }
 }
 
@@ -144,7 +170,10 @@ fn look_up(
 fn is_absence(error: &Error) -> bool {
     matches!(
         error,
-        Error::NoSuchContainer { .. } | Error::NoSuchImage { .. } | Error::NoSuchObject { .. }
+        Error::NoSuchContainer { .. }
+            | Error::NoSuchImage { .. }
+            | Error::NoSuchObject { .. }
+            | Error::NoSuchNetwork { .. }
     )
 }
 

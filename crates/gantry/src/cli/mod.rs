@@ -6,6 +6,7 @@ pub mod flags;
 pub mod image;
 pub mod inspect;
 pub mod logs;
+pub mod network;
 pub mod options;
 pub mod ps;
 pub mod pull;

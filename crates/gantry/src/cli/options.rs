@@ -1,6 +1,7 @@
 //! The flags of `run` and `create`, and the container that they describe.
 
 mod declare;
+pub mod network;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,11 +10,9 @@ use clap::ArgMatches;
 
 use super::flags::{is_on, optional_switch, owned, parsed, parsed_list, text, texts};
 use crate::api::CreateRequest;
-use crate::api::config::{
-    ContainerConfig, MountRequest, NetworkMode, Resources, SeccompChoice, Security,
-};
+use crate::api::config::{ContainerConfig, MountRequest, Resources, SeccompChoice, Security};
 use crate::error::CliError;
-use crate::parse::{self, env, hosts, limits, mount, number, port, size, volume};
+use crate::parse::{self, env, limits, mount, number, size, volume};
 
 use declare::{ONLY_DEFAULT, UNSUPPORTED};
 pub use declare::{arguments, run_only};
@@ -123,14 +122,14 @@ pub fn read(
         return Err(CliError::Conflict("the image's name is empty".to_owned()));
     }
     process(matches, surroundings, &mut config)?;
-    network(matches, &mut config)?;
+    network::read(matches, &mut config)?;
     storage(matches, surroundings, &mut config)?;
     config.resources = resources(matches)?;
     config.security = security(matches, surroundings)?;
     limits_and_logs(matches, &mut config)?;
     let attach = streams(matches, for_run && detach, config.open_stdin)?;
     config.stdin_once = config.open_stdin && attach.stdin && !detach;
-    check_network(&config)?;
+    network::check_shared(&config)?;
     let pull = match text(matches, "pull").unwrap_or("missing") {
         "always" => PullPolicy::Always,
         "missing" | "" => PullPolicy::Missing,
@@ -300,64 +299,6 @@ fn process(
     config.init = is_on(matches, "init")?;
     config.runtime = own("runtime");
     Ok(())
-}
-
-fn network(matches: &ArgMatches, config: &mut ContainerConfig) -> Result<(), CliError> {
-    config.network = network_mode(text(matches, "network").unwrap_or("bridge"))?;
-    config.ports = parsed_list(matches, "publish", port::publish)?.concat();
-    config.publish_all = is_on(matches, "publish-all")?;
-    config.exposed_ports = parsed_list(matches, "expose", port::expose)?.concat();
-    config
-        .exposed_ports
-        .extend(config.ports.iter().map(|binding| binding.container));
-    config.exposed_ports.sort_unstable();
-    config.exposed_ports.dedup();
-    config.extra_hosts = parsed_list(matches, "add-host", hosts::extra_host)?;
-    config.dns = parsed_list(matches, "dns", |server| {
-        hosts::address(server).map(|address| address.to_string())
-    })?;
-    config.dns_search = owned(matches, "dns-search");
-    config.dns_options = owned(matches, "dns-option");
-    Ok(())
-}
-
-fn network_mode(given: &str) -> Result<NetworkMode, CliError> {
-    let name = given.strip_prefix("name=").unwrap_or(given);
-    match name {
-        "bridge" | "default" => Ok(NetworkMode::Bridge),
-        "host" => Ok(NetworkMode::Host),
-        "none" => Ok(NetworkMode::None),
-        "" => Err(CliError::Conflict("--network needs a name".to_owned())),
-        _ => match name.strip_prefix("container:") {
-            Some("") => Err(CliError::Conflict(
-                "--network container: needs the name of a container".to_owned(),
-            )),
-            Some(container) => Ok(NetworkMode::Container(container.to_owned())),
-            None => Err(CliError::Conflict(format!(
-                "network '{given}' not found: use bridge, host, none or container:NAME"
-            ))),
-        },
-    }
-}
-
-/// Refuses what belongs to the sandbox when another container owns it.
-fn check_network(config: &ContainerConfig) -> Result<(), CliError> {
-    if !matches!(config.network, NetworkMode::Container(_)) {
-        return Ok(());
-    }
-    let refused = [
-        (!config.hostname.is_empty(), "--hostname"),
-        (!config.ports.is_empty() || config.publish_all, "--publish"),
-        (!config.exposed_ports.is_empty(), "--expose"),
-        (!config.dns.is_empty(), "--dns"),
-        (!config.extra_hosts.is_empty(), "--add-host"),
-    ];
-    match refused.iter().find(|(given, _)| *given) {
-        None => Ok(()),
-        Some((_, flag)) => Err(CliError::Conflict(format!(
-            "conflicting options: {flag} and --network container:, whose network belongs to that container"
-        ))),
-    }
 }
 
 fn storage(

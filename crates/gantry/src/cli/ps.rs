@@ -93,9 +93,10 @@ pub fn arguments(command: Command) -> Command {
 /// # Errors
 /// Those of the flags, of the template and of the engine.
 pub fn execute(context: &Context, matches: &ArgMatches) -> Outcome {
-    let filters = texts(matches, "filter")
+    let mut filters = texts(matches, "filter")
         .map(Filter::parse)
         .collect::<Result<Vec<_>, _>>()?;
+    name_networks(context, &mut filters)?;
     let last = parsed(matches, "last", |count| {
         number::integer(count, -1, i64::MAX)
     })?;
@@ -151,6 +152,31 @@ pub fn execute(context: &Context, matches: &ArgMatches) -> Outcome {
         output::to_terminal(),
     )?)?;
     Ok(0)
+}
+
+/// Puts the names of networks in the place of their ids.
+fn name_networks(context: &Context, filters: &mut [Filter]) -> Result<(), CliError> {
+    let wanted = filters.iter_mut().filter_map(|filter| match filter {
+        Filter::Network(network) => Some(network),
+        _ => None,
+    });
+    for network in wanted {
+        let is_hex = network.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_hex || network.is_empty() {
+            continue;
+        }
+        let known = context.engine()?.networks()?;
+        if known.iter().any(|known| known.name == *network) {
+            continue;
+        }
+        if let Some(found) = known
+            .into_iter()
+            .find(|known| known.id.starts_with(network.as_str()))
+        {
+            *network = found.name;
+        }
+    }
+    Ok(())
 }
 
 fn shown_id(id: &str, truncate: bool) -> &str {

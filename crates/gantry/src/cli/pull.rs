@@ -1,19 +1,19 @@
 //! `pull`, and the pulling that `run` does.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
-
 use clap::{ArgMatches, Command};
 
-use super::flags::{is_on, names, owned, switch, value, with_help};
+use super::flags::{is_on, names, optional_switch, owned, switch, value, with_help};
 use super::{Context, options};
 use crate::api::image::credentials::{CredentialSource, DockerFiles};
 use crate::api::image::pull::PullEvent;
 use crate::api::{Engine, PullRequest};
 use crate::error::{CliError, Outcome};
 use crate::output;
-use crate::progress::{Progress, Style};
-use crate::terminal;
+use crate::parse::number;
+use crate::progress::Screen;
+
+/// Variable that says whether the compressed layers of pulled images stay on the disk.
+const KEEP_BLOBS: &str = "GANTRY_KEEP_BLOBS";
 
 /// Where a pull shows what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,10 @@ pub fn execute(context: &Context, matches: &ArgMatches) -> Outcome {
     } else {
         Verbosity::Stdout
     };
-    let drop_blobs = is_on(matches, "no-blobs")?;
+    let drop_blobs = match optional_switch(matches, "no-blobs")? {
+        Some(given) => given,
+        None => drops_blobs()?,
+    };
     if !is_on(matches, "all-tags")? {
         let canonical = fetch_as(engine, &name, platform.as_deref(), verbosity, drop_blobs)?;
         output::line(&canonical)?;
@@ -90,7 +93,25 @@ pub fn fetch(
     platform: Option<&str>,
     verbosity: Verbosity,
 ) -> Result<String, CliError> {
-    fetch_as(engine, image, platform, verbosity, false)
+    fetch_as(engine, image, platform, verbosity, drops_blobs()?)
+}
+
+/// Whether pulls free the compressed layers unless they are told otherwise.
+fn drops_blobs() -> Result<bool, CliError> {
+    let setting = std::env::var_os(KEEP_BLOBS).unwrap_or_default();
+    keeps_blobs(&setting.to_string_lossy()).map(|keeps| !keeps)
+}
+
+/// The meaning of [`KEEP_BLOBS`].
+fn keeps_blobs(setting: &str) -> Result<bool, CliError> {
+    match setting.trim() {
+        "" => Ok(true),
+        word => number::boolean(word).map_err(|_| {
+            CliError::Failed(format!(
+                "invalid value '{word}' of {KEEP_BLOBS}: use true or false"
+            ))
+        }),
+    }
 }
 
 /// [`fetch`] that may free the compressed layers.
@@ -101,31 +122,20 @@ fn fetch_as(
     verbosity: Verbosity,
     drop_blobs: bool,
 ) -> Result<String, CliError> {
-    let screen = match verbosity {
+    let fd = match verbosity {
         Verbosity::Stdout => rustix::stdio::stdout(),
         Verbosity::Quiet | Verbosity::Stderr => rustix::stdio::stderr(),
     };
-    let say = |text: &str| {
-        // Whoever stopped reading does not stop the pull.
-        if verbosity != Verbosity::Quiet {
-            let _ = output::write_all(screen, text.as_bytes());
-        }
-    };
+    let screen = Screen::new(fd, verbosity == Verbosity::Quiet);
     let (name, tag) = split(image);
     if tag.is_empty() && verbosity == Verbosity::Stdout {
-        say("Using default tag: latest\n");
+        screen.say("Using default tag: latest");
     }
-    let style = match (verbosity, terminal::size(screen)) {
-        (Verbosity::Quiet, _) => Style::Quiet,
-        (_, Some((rows, columns))) => Style::Bars { rows, columns },
-        (_, None) => Style::Plain,
-    };
     let heading = format!(
-        "{}: Pulling from {}\n",
+        "{}: Pulling from {}",
         if tag.is_empty() { "latest" } else { tag },
         path(name)
     );
-    let progress = Mutex::new(Progress::new(style));
     let request = PullRequest {
         name: image,
         platform,
@@ -138,28 +148,21 @@ fn fetch_as(
         if let PullEvent::Warning { message } = &event {
             output::note(&format!("WARNING: {message}"));
         }
-        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         // Said once it is true: a name that nobody knows is not being pulled.
         if matches!(event, PullEvent::Resolved { .. }) {
-            say(&heading);
+            screen.say(&heading);
         }
-        let text = progress.event(&event, Instant::now());
-        if !text.is_empty() {
-            say(&text);
-        }
+        screen.show(&event);
     });
-    say(&progress
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-        .finish());
+    screen.finish();
     let outcome = outcome?;
     let status = if outcome.up_to_date {
         "Image is up to date for"
     } else {
         "Downloaded newer image for"
     };
-    say(&format!(
-        "Digest: {}\nStatus: {status} {}\n",
+    screen.say(&format!(
+        "Digest: {}\nStatus: {status} {}",
         outcome.digest, outcome.name
     ));
     Ok(canonical(image))
@@ -218,6 +221,21 @@ pub fn with_tag(image: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blobs_are_kept_unless_said_otherwise() {
+        for (setting, keeps) in [
+            ("", Some(true)),
+            (" ", Some(true)),
+            ("1", Some(true)),
+            ("true", Some(true)),
+            ("false", Some(false)),
+            ("0", Some(false)),
+            ("never", None),
+        ] {
+            assert_eq!(keeps_blobs(setting).ok(), keeps, "{setting:?}");
+        }
+    }
 
     #[test]
     fn image_names() {

@@ -150,6 +150,20 @@ pub fn reset(context: &Context, matches: &ArgMatches) -> Outcome {
     Ok(0)
 }
 
+/// Arguments of `__sync-layers`.
+pub fn sync_layers_arguments(command: Command) -> Command {
+    with_help(command)
+}
+
+/// `__sync-layers`: what a command leaves running that has unpacked layers.
+///
+/// # Errors
+/// The engine's.
+pub fn sync_layers(context: &Context, _: &ArgMatches) -> Outcome {
+    crate::api::sync_layers(&context.roots())?;
+    Ok(0)
+}
+
 /// Arguments of `__settle`.
 pub fn settle_arguments(command: Command) -> Command {
     with_help(command).arg(names("names", 1).num_args(1))

@@ -62,6 +62,9 @@ fn spellings() {
         (&["rmi", "x"], "rmi"),
         (&["pull", "x"], "pull"),
         (&["system", "reset", "--force"], "system reset"),
+        (&["network", "list"], "network ls"),
+        (&["network", "remove", "x"], "network rm"),
+        (&["network", "connect", "n", "c"], "network connect"),
         (&["__settle", "x"], "__settle"),
         (
             &["--data-root", "/x", "--run-root=/y", "-D", "version"],
@@ -216,6 +219,30 @@ fn refusals() {
             "gantry import",
             1,
         ),
+        (
+            &["network", "create"],
+            "'gantry network create' requires 1 argument",
+            "gantry network create",
+            1,
+        ),
+        (
+            &["network", "create", "a", "b"],
+            "'gantry network create' requires 1 argument",
+            "gantry network create",
+            1,
+        ),
+        (
+            &["network", "connect", "a"],
+            "'gantry network connect' requires 2 arguments",
+            "gantry network connect",
+            1,
+        ),
+        (
+            &["network", "rm"],
+            "'gantry network rm' requires at least 1 argument",
+            "gantry network rm",
+            1,
+        ),
         (&["foo"], "unknown command: gantry foo", "gantry", 1),
         (
             &["container", "foo"],
@@ -267,6 +294,7 @@ fn help_of_run() {
         "dns",
         "dns-option",
         "dns-search",
+        "domainname",
         "entrypoint",
         "env",
         "env-file",
@@ -274,16 +302,20 @@ fn help_of_run() {
         "hostname",
         "init",
         "interactive",
+        "ip",
         "label",
         "label-file",
+        "link",
         "log-driver",
         "log-opt",
+        "mac-address",
         "memory",
         "memory-reservation",
         "memory-swap",
         "mount",
         "name",
         "network",
+        "network-alias",
         "pids-limit",
         "platform",
         "privileged",
@@ -331,7 +363,7 @@ fn every_command_has_help() {
     for verb in SHARED.iter().chain(TOP) {
         let help = leaf_help(&[verb.name, "--help"]);
         assert!(
-            help.starts_with(&format!("Usage:  gantry {} {}\n", verb.name, verb.usage)),
+            help.starts_with(format!("Usage:  gantry {} {}", verb.name, verb.usage).trim_end()),
             "{help}"
         );
     }

@@ -9,7 +9,8 @@ use super::image::{
     archive, copy, history, list, login, manifest, push, remove, search, tag, usage,
 };
 use super::{
-    Context, containers, exec, flags, inspect, logs, ps, pull, registry, run, start, system,
+    Context, containers, exec, flags, inspect, logs, network, ps, pull, registry, run, start,
+    system,
 };
 use crate::error::Outcome;
 
@@ -72,7 +73,7 @@ const PUSH: Verb = verb!(
 const IMPORT: Verb = verb!(
     "import",
     "Import the contents from a tarball to create a filesystem image",
-    "[OPTIONS] FILE|- [REPOSITORY[:TAG]]",
+    "[OPTIONS] FILE|URL|- [REPOSITORY[:TAG]]",
     archive::import_arguments,
     archive::import
 );
@@ -179,6 +180,16 @@ pub const TOP: &[Verb] = &[
             "ID",
             system::settle_arguments,
             system::settle
+        )
+    },
+    Verb {
+        hidden: true,
+        ..verb!(
+            "__sync-layers",
+            "Bring unpacked layers to the disk (internal)",
+            "",
+            system::sync_layers_arguments,
+            system::sync_layers
         )
     },
 ];
@@ -407,6 +418,59 @@ const SYSTEM: &[Verb] = &[
     ),
 ];
 
+/// Commands of the group `network`.
+const NETWORK: &[Verb] = &[
+    verb!(
+        "connect",
+        "Connect a container to a network",
+        "[OPTIONS] NETWORK CONTAINER",
+        network::endpoint::connect_arguments,
+        network::endpoint::connect
+    ),
+    verb!(
+        "create",
+        "Create a network",
+        "[OPTIONS] NETWORK",
+        network::create::arguments,
+        network::create::create
+    ),
+    verb!(
+        "disconnect",
+        "Disconnect a container from a network",
+        "[OPTIONS] NETWORK CONTAINER",
+        network::endpoint::disconnect_arguments,
+        network::endpoint::disconnect
+    ),
+    verb!(
+        "inspect",
+        "Display detailed information on one or more networks",
+        "[OPTIONS] NETWORK [NETWORK...]",
+        inspect::network_arguments,
+        inspect::networks
+    ),
+    verb!(
+        "ls" | "list",
+        "List networks",
+        "[OPTIONS]",
+        network::list::arguments,
+        network::list::list
+    ),
+    verb!(
+        "prune",
+        "Remove all unused networks",
+        "[OPTIONS]",
+        network::remove::prune_arguments,
+        network::remove::prune
+    ),
+    verb!(
+        "rm" | "remove",
+        "Remove one or more networks",
+        "NETWORK [NETWORK...]",
+        network::remove::arguments,
+        network::remove::remove
+    ),
+];
+
 /// Commands of the group `registry`.
 const REGISTRY: &[Verb] = &[
     verb!(
@@ -429,6 +493,7 @@ const REGISTRY: &[Verb] = &[
 pub const GROUPS: &[(&str, &str, &[&[Verb]])] = &[
     ("container", "Manage containers", &[SHARED, CONTAINER]),
     ("image", "Manage images", &[IMAGE]),
+    ("network", "Manage networks", &[NETWORK]),
     ("registry", "Run a registry", &[REGISTRY]),
     (
         "manifest",

@@ -10,6 +10,7 @@ pub mod env;
 pub mod hosts;
 pub mod limits;
 pub mod mount;
+pub mod network;
 pub mod number;
 pub mod port;
 pub mod size;
@@ -67,6 +68,21 @@ pub enum ParseError {
     /// Not an address.
     #[error("'{0}' is not an IP address")]
     Address(String),
+    /// An address of the other family.
+    #[error("'{0}' is not an IPv4 address")]
+    NotIpv4(String),
+    /// An address of a family that networks do not have.
+    #[error("{0} is not supported yet: networks have IPv4 addresses only")]
+    NoIpv6(String),
+    /// Not an Ethernet address of one interface.
+    #[error("'{0}' is not a MAC address of an interface, such as 02:42:ac:11:00:02")]
+    Mac(String),
+    /// A long form without a network.
+    #[error("network name/id is not specified: add name=NETWORK")]
+    NoNetwork,
+    /// Not a link to a container.
+    #[error("'{0}' is not CONTAINER or CONTAINER:ALIAS")]
+    Link(String),
     /// Ranges of unequal length.
     #[error("the host's ports {host} and the container's ports {container} differ in number")]
     PortRanges {

@@ -3,9 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use crate::is_installed;
 use crate::server::Server;
-use crate::support::Installation;
+use crate::support::{Installation, is_installed};
 
 fn shell(directory: &std::path::Path, script: &str) {
     let done = Command::new("sh")

@@ -4,10 +4,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::is_installed;
 use crate::layout::Layout;
 use crate::server::Server;
-use crate::support::{Installation, text};
+use crate::support::{Installation, is_installed, text};
 
 fn push(layout: &Layout, server: &Server, name: &str) {
     let target = format!("docker://{}/{name}", server.host());

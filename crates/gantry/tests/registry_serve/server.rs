@@ -27,9 +27,14 @@ impl Server {
             .args(["--pdeathsig", "KILL"])
             .args(["prlimit", "--nofile=256:4096"])
             .arg(bin_dir().join("gantry"))
-            .args(["registry", "serve", "--address", "127.0.0.1:0", "--root"])
+            .args(["registry", "serve", "--root"])
             .arg(root)
             .args(flags)
+            .args(if flags.contains(&"--address") {
+                &[][..]
+            } else {
+                &["--address", "127.0.0.1:0"]
+            })
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(&log).unwrap())

@@ -4,8 +4,13 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "the helpers of a test fail as the test does"
 )]
+
+pub mod docker_registry;
+pub mod engines;
+pub mod tree;
 
 use std::fs;
 use std::io::Write;
@@ -278,6 +283,30 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Whether a program is there that a test needs. As root it has to be, so that nothing is skipped
+/// unseen: `cargo xtask test` installs it.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    assert!(
+        found || !rustix::process::geteuid().is_root(),
+        "{program} is not installed; cargo xtask test does that"
+    );
+    if !found {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
+
+/// Whether this is root; says so when it is not.
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: only root can do this");
+    }
+    root
 }
 
 /// Text without the last line end.

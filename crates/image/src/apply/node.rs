@@ -50,7 +50,9 @@ pub(super) fn set_metadata(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errn
         Some(Gid::from_raw(entry.gid)),
     )?;
     for (name, value) in &entry.xattrs {
-        if is_applied(name) && name != DEFAULT_ACL {
+        // The kernel takes an empty capability, and fails whoever reads or runs the file then.
+        let is_void = name == b"security.capability" && value.is_empty();
+        if is_applied(name) && name != DEFAULT_ACL && !is_void {
             match set_attribute(fd, name, value) {
                 // A store without user attributes still holds most images.
                 Err(Errno::OPNOTSUPP) if name.starts_with(b"user.") => {}

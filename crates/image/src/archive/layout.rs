@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -29,6 +30,9 @@ pub(super) struct ArchivedImage {
     /// Names of the layers' files, bottom first.
     #[serde(default)]
     pub(super) layers: Option<Vec<String>>,
+    /// Fields without a meaning here.
+    #[serde(flatten, skip_serializing)]
+    pub(super) extra: BTreeMap<String, IgnoredAny>,
 }
 
 /// Reads `manifest.json`.
@@ -38,6 +42,21 @@ pub(super) fn parse_manifest_json(bytes: &[u8]) -> Result<Vec<ArchivedImage>, Mo
             document: "manifest.json",
             source,
         })?;
+    // Docker matches names without regard to case and takes the last of several (CVE-2021-41190).
+    let doubtful = images
+        .iter()
+        .flat_map(|image| image.extra.keys())
+        .find(|name| {
+            let known = ["Config", "RepoTags", "Layers"];
+            known.iter().any(|known| name.eq_ignore_ascii_case(known))
+        });
+    if let Some(name) = doubtful {
+        return Err(ModelError::Ambiguous {
+            reason: format!(
+                "manifest.json has the field {name:?}, in another case than it should be"
+            ),
+        });
+    }
     if images.len() > MOST_IMAGES {
         return Err(ModelError::Ambiguous {
             reason: format!("manifest.json names more than {MOST_IMAGES} images"),

@@ -4,8 +4,13 @@
 //! has none, and gets one that names its layers as they are in the archive. Where an archive is
 //! both, both have to agree (CVE-2021-41190: one archive, two images).
 
+#[path = "load_names.rs"]
+mod names;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read};
+
+use names::{agree, name_one_of_each, name_the_last};
 
 use super::layout::{REF_NAME, annotated_name, parse_manifest_json, promised_digest, tagged};
 use super::spool::{Content, Spool, SpoolError};
@@ -21,6 +26,7 @@ use crate::pull::{Pulled, size_of};
 use crate::reference::Reference;
 use crate::store::{Ingest, LayerRecord, StagedBlob, StagedLayer, Store, StoreError};
 use crate::unpack::{Budget, Expansion, LayerError, Unpack, unpack};
+use crate::watched::Watched;
 
 /// Layers that an image may have, as a pull allows.
 const MOST_LAYERS: usize = 500;
@@ -102,6 +108,8 @@ pub struct Loaded {
     pub target: Digest,
     /// Its names, with tags. Empty for all but one image of an index.
     pub names: Vec<Reference>,
+    /// Names that the archive gives it and a later image: they are that one's.
+    pub renamed: Vec<Reference>,
     /// Whether its manifest was made for it, since the archive had none.
     pub made: bool,
 }
@@ -111,6 +119,7 @@ pub(super) struct Found {
     made: bool,
     pub(super) target: Digest,
     pub(super) names: BTreeSet<Reference>,
+    renamed: BTreeSet<Reference>,
     manifest_digest: Digest,
     manifest: Manifest,
     config_raw: Vec<u8>,
@@ -128,10 +137,42 @@ pub(super) struct Contents {
     others: BTreeSet<Digest>,
     /// The entries of `index.json` that were read.
     targets: BTreeMap<Digest, Descriptor>,
+    /// What each name stood for last.
+    last: BTreeMap<Reference, Digest>,
     budget: DocumentBudget,
 }
 
-/// Reads an archive of images, plain or compressed with gzip or zstd, and stores what is in it.
+/// What happens during a load. Layers are named by their DiffID: archives of Docker's have no
+/// other name for them that lasts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadEvent {
+    /// Some of the archive was read; at most every 100 ms, and at its end.
+    Reading {
+        /// Bytes so far.
+        read: u64,
+    },
+    /// The layer was already there.
+    LayerExists {
+        /// The layer.
+        id: Digest,
+    },
+    /// Some of the layer is unpacked; at most every 100 ms, and at its end.
+    LayerProgress {
+        /// The layer.
+        id: Digest,
+        /// Bytes of its blob so far.
+        done: u64,
+        /// Bytes of its blob.
+        total: u64,
+    },
+    /// The layer is unpacked and its DiffID is right.
+    LayerLoaded {
+        /// The layer.
+        id: Digest,
+    },
+}
+
+/// [`load_with`] that nobody watches.
 ///
 /// # Errors
 /// [`LoadError`]. The store is as it was then.
@@ -140,6 +181,20 @@ pub fn load(
     archive: impl Read,
     options: &LoadOptions,
 ) -> Result<Vec<Loaded>, LoadError> {
+    load_with(store, archive, options, &|_| {})
+}
+
+/// Reads an archive of images, plain or compressed with gzip or zstd, and stores what is in it.
+///
+/// # Errors
+/// [`LoadError`]. The store is as it was then.
+pub fn load_with(
+    store: &Store,
+    archive: impl Read,
+    options: &LoadOptions,
+    progress: &(dyn Fn(LoadEvent) + Sync),
+) -> Result<Vec<Loaded>, LoadError> {
+    let archive = Watched::new(archive, |read| progress(LoadEvent::Reading { read }));
     let ingest = store.ingest()?;
     let spool = Spool::read(archive, &ingest, options.expansion)?;
     let mut contents = read_contents(&spool)?;
@@ -172,6 +227,9 @@ pub fn load(
             }
             let is_here =
                 store.has_layer(diff_id)? || layers.iter().any(|(_, known, _)| known == diff_id);
+            if is_here {
+                progress(LoadEvent::LayerExists { id: *diff_id });
+            }
             if is_here && store.has_blob(&descriptor.digest)? {
                 continue;
             }
@@ -198,7 +256,17 @@ pub fn load(
             let (actual, unpacked) = if is_here {
                 (plain_digest(content, &budget).map_err(failed)?, None)
             } else {
-                let unpacked = layer(&ingest, content, &budget, &options.limits).map_err(failed)?;
+                let total = content.size();
+                let watch = |done| {
+                    progress(LoadEvent::LayerProgress {
+                        id: *diff_id,
+                        done,
+                        total,
+                    });
+                };
+                let mut unpacked =
+                    layer(&ingest, content, &budget, &options.limits, watch).map_err(failed)?;
+                unpacked.2.blob = Some(descriptor.digest);
                 (unpacked.1, Some(unpacked))
             };
             if actual != *diff_id {
@@ -206,6 +274,9 @@ pub fn load(
                     expected: *diff_id,
                     actual,
                 }));
+            }
+            if unpacked.is_some() {
+                progress(LoadEvent::LayerLoaded { id: *diff_id });
             }
             layers.extend(unpacked);
         }
@@ -251,6 +322,7 @@ pub fn load(
             },
             target: found.target,
             names: found.names.into_iter().collect(),
+            renamed: found.renamed.into_iter().collect(),
             made: found.made,
         });
     }
@@ -263,6 +335,7 @@ fn layer(
     content: &Content,
     budget: &Budget,
     limits: &Limits,
+    watch: impl FnMut(u64) + Send,
 ) -> Result<(StagedLayer, Digest, LayerRecord), LayerError> {
     let settings = Unpack {
         ingest,
@@ -272,9 +345,10 @@ fn layer(
         size: Some(content.size()),
         keep: None,
     };
-    let mut reader = content
+    let reader = content
         .reader()
         .map_err(|source| LayerError::Read { source })?;
+    let mut reader = Watched::new(reader, watch);
     let ((), unpacked) = unpack(settings, |pipe| feed(&mut reader, pipe))?;
     Ok((unpacked.layer, unpacked.diff_id, unpacked.record))
 }
@@ -341,28 +415,6 @@ fn feed(reader: &mut impl Read, mut pipe: PipeWriter) -> Result<(), LayerError> 
     Ok(pipe.finish()?)
 }
 
-/// A name stands for one image of an index: the host's, or the first.
-fn name_one_of_each(images: &mut [Found]) {
-    let host = Platform::host();
-    let mut best: BTreeMap<Reference, (usize, u32)> = BTreeMap::new();
-    for (index, found) in images.iter().enumerate() {
-        let distance = host
-            .distance(&found.config.platform())
-            .unwrap_or(u32::MAX - 1);
-        for name in &found.names {
-            let held = best.entry(name.clone()).or_insert((index, u32::MAX));
-            if distance < held.1 {
-                *held = (index, distance);
-            }
-        }
-    }
-    for (index, found) in images.iter_mut().enumerate() {
-        found
-            .names
-            .retain(|name| best.get(name).is_some_and(|(held, _)| *held == index));
-    }
-}
-
 pub(super) fn read_contents(spool: &Spool) -> Result<Contents, LoadError> {
     let mut contents = Contents::default();
     let archived = match spool.find("manifest.json") {
@@ -392,9 +444,13 @@ pub(super) fn read_contents(spool: &Spool) -> Result<Contents, LoadError> {
             if let Some(name) = entry.annotations.get(REF_NAME) {
                 contents.plain_names.insert(name.clone(), entry.digest);
             }
-            let names = annotated_name(&entry.annotations).into_iter().collect();
-            read_target(spool, entry, names, &mut contents)?;
+            let name = annotated_name(&entry.annotations);
+            if let Some(name) = &name {
+                contents.last.insert(name.clone(), entry.digest);
+            }
+            read_target(spool, entry, name.into_iter().collect(), &mut contents)?;
         }
+        name_the_last(&mut contents);
         if let Some(archived) = archived {
             agree(spool, &archived, &mut contents)?;
         }
@@ -403,6 +459,7 @@ pub(super) fn read_contents(spool: &Spool) -> Result<Contents, LoadError> {
     for image in archived.ok_or(LoadError::NoImages)? {
         read_archived(spool, image, &mut contents)?;
     }
+    name_the_last(&mut contents);
     Ok(contents)
 }
 
@@ -568,6 +625,7 @@ fn found(
         made: false,
         target,
         names,
+        renamed: BTreeSet::new(),
         manifest_digest,
         manifest,
         config_raw,
@@ -591,60 +649,6 @@ fn check_layers(layers: usize, diff_ids: usize) -> Result<(), LoadError> {
                 "an image has {layers} layers and {diff_ids} DiffIDs; at most {MOST_LAYERS} are allowed"
             ),
         });
-    }
-    Ok(())
-}
-
-/// `manifest.json` may give the images of `index.json` more names, and nothing else: a name that
-/// stands for one image in the one and for another in the other is what readers of the two would
-/// disagree about (CVE-2021-41190).
-fn agree(
-    spool: &Spool,
-    archived: &[super::layout::ArchivedImage],
-    contents: &mut Contents,
-) -> Result<(), LoadError> {
-    let mut holders: BTreeMap<Reference, BTreeSet<Digest>> = BTreeMap::new();
-    for found in &contents.images {
-        for name in &found.names {
-            let config = found.manifest.config.digest;
-            holders.entry(name.clone()).or_default().insert(config);
-        }
-    }
-    for image in archived {
-        let digest = spool
-            .find(&image.config)
-            .ok_or_else(|| LoadError::Missing {
-                name: image.config.clone(),
-            })?
-            .digest();
-        let known = contents
-            .images
-            .iter_mut()
-            .find(|known| known.manifest.config.digest == digest);
-        let Some(known) = known else {
-            return Err(LoadError::Ambiguous {
-                reason: format!("manifest.json names image {digest}, which index.json does not"),
-            });
-        };
-        for name in image
-            .repo_tags
-            .iter()
-            .flatten()
-            .filter_map(|name| tagged(name))
-        {
-            match holders.get(&name) {
-                None => drop(known.names.insert(name)),
-                Some(configs) if configs.contains(&digest) => {}
-                Some(_) => {
-                    return Err(LoadError::Ambiguous {
-                        reason: format!(
-                            "{} is one image in index.json and another in manifest.json",
-                            name.familiar()
-                        ),
-                    });
-                }
-            }
-        }
     }
     Ok(())
 }
@@ -708,18 +712,17 @@ fn read_archived(
     let digest = Digest::of(&bytes);
     contents.budget.take(bytes.len() as u64)?;
     contents.documents.insert(digest, bytes);
-    let names = image
-        .repo_tags
-        .iter()
-        .flatten()
-        .filter_map(|name| tagged(name))
-        .collect();
+    let names = image.repo_tags.iter().flatten();
+    let names: BTreeSet<Reference> = names.filter_map(|name| tagged(name)).collect();
+    let last = names.iter().map(|name| (name.clone(), digest));
+    contents.last.extend(last);
     add(
         contents,
         Found {
             made: true,
             target: digest,
             names,
+            renamed: BTreeSet::new(),
             manifest_digest: digest,
             manifest,
             config_raw,
@@ -729,6 +732,9 @@ fn read_archived(
     Ok(())
 }
 
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile_tests;
 #[cfg(test)]
 #[path = "load_tests.rs"]
 mod tests;

@@ -535,3 +535,75 @@ fn a_name_is_one_image_in_both_lists() {
         "{loaded:?}"
     );
 }
+
+/// As Docker does: what one list names twice is the last of the two, and the first loses the name.
+/// A name must not stand for the first here and for the last there (CVE-2021-41190).
+#[test]
+fn the_last_image_of_a_list_has_the_name() {
+    let (first, second) = (tar(&[("a", b"1")]), tar(&[("b", b"2")]));
+    let mut layout = Layout::default();
+    let (one, one_config) = layout.image(&first, Digest::of(&first));
+    let (two, two_config) = layout.image(&second, Digest::of(&second));
+    let listed = |config: &Digest, layer: &Digest| {
+        let (config, layer) = (
+            super::super::spool::blob_path(config),
+            super::super::spool::blob_path(layer),
+        );
+        format!(r#"{{"Config":"{config}","RepoTags":["x:1"],"Layers":["{layer}"]}}"#)
+    };
+    let list = |images: [(&Digest, &Vec<u8>); 2]| {
+        let images = images.map(|(config, layer)| listed(config, &Digest::of(layer)));
+        format!("[{}]", images.join(","))
+    };
+    let forth = list([(&one_config, &first), (&two_config, &second)]);
+    let back = list([(&two_config, &second), (&one_config, &first)]);
+    let entries = |images: [&Descriptor; 2]| {
+        let named = images.map(|image| named_entry(image, "docker.io/library/x:1"));
+        named.to_vec()
+    };
+    let check = |archive: &[u8], winner: &Digest, how: &str| {
+        for image in try_load(archive).unwrap() {
+            let has = |names: &[Reference]| names.iter().any(|name| name.familiar() == "x:1");
+            let wins = image.image.config_digest == *winner;
+            assert_eq!(
+                (has(&image.names), has(&image.renamed)),
+                (wins, !wins),
+                "{how}"
+            );
+        }
+    };
+    let plain = |list: &str| {
+        let mut files: Vec<(&str, &[u8])> = Vec::new();
+        files.extend(
+            layout
+                .0
+                .iter()
+                .map(|(name, bytes)| (name.as_str(), &bytes[..])),
+        );
+        files.push(("manifest.json", list.as_bytes()));
+        docker_archive(&files, &[])
+    };
+    check(&plain(&forth), &two_config, "manifest.json");
+    check(&plain(&back), &one_config, "manifest.json, back");
+    let indexed = entries([&one, &two]);
+    check(
+        &layout.archive(indexed.clone(), None),
+        &two_config,
+        "index.json",
+    );
+    let turned = layout.archive(entries([&two, &one]), None);
+    check(&turned, &one_config, "index.json, back");
+    check(
+        &layout.archive(indexed.clone(), Some(&forth)),
+        &two_config,
+        "both",
+    );
+    let loaded = try_load(&layout.archive(indexed, Some(&back)));
+    assert!(
+        matches!(loaded, Err(LoadError::Ambiguous { .. })),
+        "{loaded:?}"
+    );
+    // Named in manifest.json alone.
+    let bare = layout.archive(vec![one.clone(), two.clone()], Some(&back));
+    check(&bare, &one_config, "manifest.json of both");
+}

@@ -15,7 +15,7 @@ mod tree;
 mod writer;
 
 pub use ends::{ArchiveKind, ArchiveSource, ArchiveTarget};
-pub use load::{LoadError, LoadOptions, Loaded, load, unpacked_digest};
+pub use load::{LoadError, LoadEvent, LoadOptions, Loaded, load, load_with, unpacked_digest};
 pub use pack::{PackError, Packed, Packing, pack_blob, pack_directory, pack_layer, tree_digest};
 pub use save::{SaveError, SavedImage, reachable, save};
 pub use spool::SpoolError;

@@ -83,6 +83,7 @@ pub fn save<W: Write>(store: &Store, images: &[SavedImage], output: W) -> Result
                         .map(|layer| blob_path(&layer.digest))
                         .collect(),
                 ),
+                extra: BTreeMap::new(),
             }),
         }
     }

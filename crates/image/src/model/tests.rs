@@ -65,6 +65,15 @@ fn refuses_ambiguous_documents() {
             manifest_with(r#","\u006dediaType":"a","mediaType":"b""#),
             None,
         ),
+        (
+            manifest_with("").replace(r#""size""#, r#""Digest":"x","size""#),
+            None,
+        ),
+        (
+            index_with("").replace(r#""size""#, r#""SIZE":8,"size""#),
+            None,
+        ),
+        (manifest_with(r#","subject":null,"Subject":null"#), None),
         (index_with(r#","layers":[]"#), Some(media_type::INDEX)),
         (index_with(r#","config":{}"#), None),
         (manifest_with(""), Some(media_type::INDEX)),

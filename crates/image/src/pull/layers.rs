@@ -110,7 +110,11 @@ impl<'store> Pull<'store> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             match (result, &mut *outcome) {
-                (Ok(Outcome::Busy), Ok((_, _, busy))) => busy.push(*job),
+                (Ok(Outcome::Busy), Ok((_, _, busy))) => {
+                    let id = job.descriptor.digest;
+                    (self.progress)(PullEvent::LayerWaiting { id });
+                    busy.push(*job);
+                }
                 (Ok(Outcome::Exists), Ok(_)) => {}
                 (Ok(Outcome::Made(blob, unpacked)), Ok((blobs, layers, _))) => {
                     blobs.extend(blob);
@@ -148,7 +152,7 @@ impl<'store> Pull<'store> {
             return Ok(Outcome::Busy);
         };
         // Whoever had it before may have finished it.
-        if self.store.has_layer(job.diff_id)? {
+        if self.store.has_layer_by_now(job.diff_id)? {
             self.store.release_partial(partial)?;
             (self.progress)(PullEvent::LayerExists { id });
             return Ok(Outcome::Exists);
@@ -203,7 +207,7 @@ impl<'store> Pull<'store> {
             size: Some(descriptor.size),
             keep: None,
         };
-        let (is_new, unpacked) = unpack(settings, |pipe| {
+        let (is_new, mut unpacked) = unpack(settings, |pipe| {
             let fetch = Fetch {
                 pull: self,
                 descriptor,
@@ -222,8 +226,14 @@ impl<'store> Pull<'store> {
             (self.progress)(PullEvent::LayerDownloaded {
                 id: descriptor.digest,
             });
+            if is_new {
+                // While the rest is unpacked. The layer itself is synced by nobody who is waited
+                // for: it can be made of this again.
+                partial.sync()?;
+            }
             Ok(is_new)
         })?;
+        unpacked.record.blob = Some(descriptor.digest);
         if unpacked.diff_id != *job.diff_id {
             return Err(LayerError::DiffId {
                 expected: *job.diff_id,

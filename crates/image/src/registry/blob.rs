@@ -232,7 +232,7 @@ impl Read for BlobReader<'_> {
 
 /// The first byte that `bytes FIRST-LAST/LENGTH` covers, and the one after the last (RFC 9110,
 /// section 14.4).
-fn content_range(value: &str) -> Option<(u64, u64)> {
+pub(super) fn content_range(value: &str) -> Option<(u64, u64)> {
     let (unit, range) = value.trim().split_once(' ')?;
     if !unit.eq_ignore_ascii_case("bytes") {
         return None;

@@ -125,7 +125,8 @@ impl Url {
         let host_is_plain = host
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'));
-        if host.is_empty() || !host_is_plain {
+        // One dot ends a name in the DNS; with two it would be another one each time it is read.
+        if host.is_empty() || !host_is_plain || host.ends_with('.') {
             return None;
         }
         let path = uri.path_and_query().map_or("/", |path| path.as_str());

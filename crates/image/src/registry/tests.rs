@@ -9,6 +9,7 @@ use super::transport::{Target, Trust};
 use super::*;
 use crate::testing::{Reply, Request, Server, TestDirectory};
 
+mod fuzz;
 mod hosts;
 mod lists;
 mod stored;

@@ -6,41 +6,24 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::thread::Builder;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::partial::{self, PARTIAL_AGE, Partial};
-use super::{LAYOUT, Store, StoreError, error_at, open_directory, record_name};
+use super::{LAYOUT, LayerRecord, Store, StoreError, Unsynced, error_at, open_directory};
 use crate::apply::remove_tree;
 use crate::digest::{Digest, Hasher};
 
-/// Above this many blobs one `syncfs` is cheaper than an `fsync` of each.
-const FSYNC_AT_MOST: usize = 4;
+/// Blobs that are synced at once: the file system's journal takes them together.
+const SYNC_AT_ONCE: usize = 8;
 
-/// What is recorded about an unpacked layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-pub struct LayerRecord {
-    /// Version of this record.
-    pub version: u32,
-    /// Bytes in its files.
-    pub bytes: u64,
-    /// Number of its entries.
-    pub entries: u64,
-}
-
-impl LayerRecord {
-    /// A record of the current version.
-    pub fn new(bytes: u64, entries: u64) -> Self {
-        Self {
-            version: 1,
-            bytes,
-            entries,
-        }
-    }
-}
+/// How often what is being written goes to the disk. Rarer leaves more to the commit; more often
+/// gained nothing, and what takes less time than this pays nothing.
+const SYNC_AHEAD: Duration = Duration::from_millis(150);
 
 /// A directory under `ingest` that belongs to one operation, by a lock that dies with the
 /// process. Dropping it removes what was not committed.
@@ -85,6 +68,11 @@ impl StagedBlob {
             StagedPlace::Ingest { file, .. } => file,
             StagedPlace::Partial(partial) => &partial.file,
         }
+    }
+
+    /// Whether its bytes are on the disk already.
+    fn is_synced(&self) -> bool {
+        matches!(&self.place, StagedPlace::Partial(partial) if partial.is_synced())
     }
 
     /// Digest of what was written.
@@ -339,33 +327,86 @@ impl Ingest<'_> {
         Ok(StagedLayer { name, directory })
     }
 
-    /// Gives everything its name. The data is on the disk before the first name appears and the
-    /// names are on the disk when this returns. Blobs come before layers and both in the order
-    /// given, so the caller puts what others depend on first.
+    /// Runs `work`, and has the kernel write meanwhile what it makes, so that a [`Self::commit`]
+    /// that has to sync layers finds little left to wait for: of 50,000 small files 0.3 s less.
+    pub fn sync_ahead<T>(&self, work: impl FnOnce() -> T) -> T {
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Without this thread all is written in the end.
+            let writer = Builder::new()
+                .name("sync-ahead".to_owned())
+                .spawn_scoped(scope, || {
+                    while !is_done.load(Ordering::Acquire) {
+                        std::thread::park_timeout(SYNC_AHEAD);
+                        if is_done.load(Ordering::Acquire) {
+                            break;
+                        }
+                        // A failure is seen again, and reported, by the commit.
+                        let _ = rustix::fs::syncfs(&self.directory);
+                    }
+                });
+            let outcome = work();
+            is_done.store(true, Ordering::Release);
+            if let Ok(writer) = writer {
+                writer.thread().unpark();
+            }
+            outcome
+        })
+    }
+
+    /// Gives everything its name. Blobs come before layers and both in the order given, so the
+    /// caller puts what others depend on first.
+    ///
+    /// When this returns, blobs and their names are on the disk. So are the layers, unless the
+    /// blob of each is in the store or among `blobs`: then their records say that they are not
+    /// ([`Store::sync_layers`]), and a power cut costs unpacking them again.
     pub fn commit(
         self,
         blobs: Vec<StagedBlob>,
         layers: Vec<(StagedLayer, Digest, LayerRecord)>,
     ) -> Result<(), StoreError> {
         if blobs.is_empty() && layers.is_empty() {
+            // A layer that was found may be somebody's whose blob has its name since just now.
+            if self.store.has_unsynced_layers()? {
+                self.sync_blob_names()?;
+            }
             return self.discard();
         }
+        let mut can_be_made_again = true;
+        for (_, _, record) in &layers {
+            can_be_made_again &= match record.blob {
+                Some(blob) => {
+                    blobs.iter().any(|staged| staged.digest == blob)
+                        || self.store.has_blob(&blob)?
+                }
+                None => false,
+            };
+        }
+        let unsynced = match self.store.layers.boot() {
+            Some(boot) if can_be_made_again => Some(Unsynced {
+                boot: boot.to_owned(),
+                operation: self.name.clone(),
+            }),
+            _ => None,
+        };
         let mut records = Vec::with_capacity(layers.len());
         for (_, _, record) in &layers {
-            let bytes = serde_json::to_vec(record)
-                .map_err(|source| error_at("write a record in", &self.path())(source.into()))?;
-            records.push(self.blob_of(&bytes)?);
+            let record = LayerRecord {
+                unsynced: unsynced.clone(),
+                ..record.clone()
+            };
+            records.push(self.record(&record)?);
         }
-        if layers.is_empty() && blobs.len() <= FSYNC_AT_MOST {
-            for blob in &blobs {
-                blob.file()
-                    .sync_data()
-                    .map_err(|source| error_at("sync a blob in", &self.path())(source))?;
-            }
+        if unsynced.is_some() || layers.is_empty() {
+            self.sync_blobs(&blobs)?;
         } else {
-            rustix::fs::syncfs(&self.directory)
-                .map_err(|errno| self.error("sync the file system of", "", errno))?;
+            self.sync_file_system()?;
         }
+        // From before the first blob has its name: who finds a blob waits here for its layer.
+        let lock = match layers.is_empty() {
+            true => None,
+            false => Some(self.store.layers.lock()?),
+        };
         for blob in &blobs {
             let (directory, name) = match &blob.place {
                 StagedPlace::Ingest { name, .. } => (self.directory.as_fd(), name.clone()),
@@ -385,24 +426,66 @@ impl Ingest<'_> {
                 let _ = rustix::fs::unlinkat(directory, &name, AtFlags::empty());
             }
         }
-        for ((layer, diff_id, _), record) in layers.iter().zip(&records) {
-            let layers = self.store.layers.as_fd();
-            if let StagedPlace::Ingest { name, .. } = &record.place {
-                self.publish(self.directory.as_fd(), name, layers, &record_name(diff_id))?;
+        if let Some(lock) = lock {
+            for ((layer, diff_id, _), record) in layers.iter().zip(&records) {
+                lock.publish(self.directory.as_fd(), &layer.name, record, diff_id)?;
             }
-            self.publish(self.directory.as_fd(), &layer.name, layers, &diff_id.hex())?;
+            drop(lock);
+            if unsynced.is_none() {
+                self.store.layers.sync()?;
+            }
         }
-        let sync = |directory: &OwnedFd, name: &str| {
-            rustix::fs::fsync(directory)
-                .map_err(|errno| error_at("sync", &self.store.root.join(name))(errno.into()))
-        };
-        if !blobs.is_empty() {
-            sync(&self.store.blobs, "blobs/sha256")?;
-        }
-        if !layers.is_empty() {
-            sync(&self.store.layers, "layers/sha256")?;
-        }
+        self.sync_blob_names()?;
         self.discard()
+    }
+
+    /// Writes a layer's record; returns its name here.
+    pub(super) fn record(&self, record: &LayerRecord) -> Result<String, StoreError> {
+        let name = self.next_name("record");
+        let failed = |source| error_at("write", &self.path().join(&name))(source);
+        let bytes = serde_json::to_vec(record).map_err(|source| failed(source.into()))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.directory, &name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| failed(errno.into()))?;
+        File::from(file).write_all(&bytes).map_err(failed)?;
+        Ok(name)
+    }
+
+    /// Has everything on the disk that is written so far, by whomever.
+    pub(super) fn sync_file_system(&self) -> Result<(), StoreError> {
+        rustix::fs::syncfs(&self.directory)
+            .map_err(|errno| self.error("sync the file system of", "", errno))
+    }
+
+    fn sync_blob_names(&self) -> Result<(), StoreError> {
+        rustix::fs::fsync(&self.store.blobs)
+            .map_err(|errno| error_at("sync", &self.store.root.join("blobs/sha256"))(errno.into()))
+    }
+
+    /// Has the bytes of `blobs` on the disk, several at once.
+    fn sync_blobs(&self, blobs: &[StagedBlob]) -> Result<(), StoreError> {
+        let waiting: Vec<&StagedBlob> = blobs.iter().filter(|blob| !blob.is_synced()).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(blob) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
+                blob.file().sync_data()?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            // The first of them in this thread, and all of them if there is no other.
+            let others: Vec<_> = (1..waiting.len().min(SYNC_AT_ONCE))
+                .map_while(|_| Builder::new().spawn_scoped(scope, work).ok())
+                .collect();
+            let own = work();
+            others.into_iter().fold(own, |outcome, thread| {
+                let other = thread
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("a thread ended early")));
+                outcome.and(other)
+            })
+        })
+        .map_err(|source| error_at("sync a blob in", &self.path())(source))
     }
 
     /// Renames, or leaves ours for the removal if the name exists: the content is the same.

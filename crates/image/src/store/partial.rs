@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom};
@@ -31,6 +32,7 @@ pub struct Partial {
     digest: Digest,
     path: PathBuf,
     pub(super) file: File,
+    synced: AtomicBool,
 }
 
 /// What is there of a blob that is not whole.
@@ -117,6 +119,7 @@ impl Store {
             digest: *digest,
             path,
             file: file.into(),
+            synced: AtomicBool::new(false),
         }))
     }
 
@@ -278,9 +281,28 @@ impl Partial {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn cut(&self, length: u64) -> Result<(), StoreError> {
+        self.synced.store(false, Ordering::Release);
         self.file
             .set_len(length)
             .map_err(|source| error_at("change the length of", &self.path)(source))
+    }
+
+    /// Has all that has come on the disk, once nothing more comes: whoever gives the blob its
+    /// name need not wait for that then.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.file
+            .sync_data()
+            .map_err(|source| error_at("sync", &self.path)(source))?;
+        self.synced.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether all of it is on the disk.
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Acquire)
     }
 
     /// Writes all of `bytes` at `offset`.
@@ -288,6 +310,7 @@ impl Partial {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        self.synced.store(false, Ordering::Release);
         self.file
             .write_all_at(bytes, offset)
             .map_err(|source| error_at("write", &self.path)(source))

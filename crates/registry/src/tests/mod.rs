@@ -2,10 +2,13 @@
 
 mod access;
 mod client;
+mod confusion;
+mod fuzz;
 mod hostile;
 mod lists;
 mod manifests;
 mod mirror;
+mod rights;
 mod uploads;
 
 use crate::testing::Directory;

@@ -207,14 +207,17 @@ impl Worker {
             _ => None,
         };
         let ports = match &order.network {
-            NetworkOrder::Bridge(bridge) => network::reserve_ports(&bridge.ports)?,
+            // What has no way out is not reached from outside either.
+            NetworkOrder::Bridge(bridge) if bridge.published().is_some() => {
+                network::reserve_ports(&bridge.ports)?
+            }
             _ => network::HeldPorts::default(),
         };
         let layout = self.layout()?.clone();
         if self.successor {
             self.clear_remains(order, &layout);
         }
-        let mut host = network::host_side(&order.network, &order.container)?;
+        let mut host = network::host_side(&order.network)?;
         let group = Group::create(&layout, &order.cgroup).map_err(|error| error_text(&error))?;
         let runtime = order.runtime.as_ref();
         let mut foreign = runtime.map(|runtime| Foreign::of_container(runtime, &order.run_dir));
@@ -250,6 +253,7 @@ impl Worker {
         let connected = self.connect_network(order, host.as_mut(), &mut task);
         let id = order.container.clone();
         self.shared.tasks.insert(id.clone(), task);
+        let connected = connected.and_then(|()| self.start_names(&id));
         if let Err(message) = connected {
             // A child that has failed by then has no namespaces left; its own report, which
             // went before, says why.
@@ -371,10 +375,13 @@ impl Worker {
         if let (NetworkOrder::Bridge(bridge), Some(host)) = (&order.network, host) {
             network::connect(bridge, host, namespace.as_fd())?;
             task.record.instance.clone_from(&bridge.instance);
+            task.record.dns.clone_from(&bridge.dns);
             let ports = &task.record.ports;
             network::publish_ports(&mut self.firewall, bridge, &order.container, ports)?;
-            self.proxies.add(bridge.address, &task.record.ports);
-            self.proxies.listen(task);
+            if let Some(published) = bridge.published() {
+                self.proxies.add(published.address, &task.record.ports);
+                self.proxies.listen(task);
+            }
         }
         task.network = Some(namespace);
         Ok(())

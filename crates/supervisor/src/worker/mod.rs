@@ -8,8 +8,10 @@ mod begin;
 mod connection;
 mod finish;
 mod foreign;
+mod names;
 mod pump;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ use crate::record;
 use crate::stream::Scratch;
 use crate::task::{self, Mirror, Shared, Task};
 use connection::Connection;
+use names::NameServer;
 
 /// How long clients of a dead predecessor have to come back before output goes on
 /// without them.
@@ -68,6 +71,8 @@ pub struct Worker {
     scratch: Scratch,
     layout: Option<Layout>,
     proxies: Proxies,
+    /// Name servers, by the task that has one.
+    names: BTreeMap<String, NameServer>,
     /// Clients of a predecessor that have not come back, and until when they may.
     ghosts_until: Option<Instant>,
     /// A predecessor died before it was told what to do: its client will come back.
@@ -89,6 +94,7 @@ enum Token {
     Birth(String),
     Output,
     Proxy,
+    Names,
 }
 
 impl Worker {
@@ -110,6 +116,7 @@ impl Worker {
             scratch: Scratch::new()?,
             layout: None,
             proxies: Proxies::default(),
+            names: BTreeMap::new(),
             ghosts_until: None,
             client_expected_until: expected.then(|| Instant::now() + LAST_CALL),
             served: false,
@@ -150,6 +157,11 @@ impl Worker {
         for id in unborn {
             self.resume_birth(&id);
         }
+        let ids: Vec<String> = self.shared.tasks.keys().cloned().collect();
+        for id in ids {
+            // A container without names still runs.
+            let _ = self.start_names(&id);
+        }
         if !self.shared.watchers.is_empty() {
             self.ghosts_until = Some(Instant::now() + RETURN_TIME);
         }
@@ -174,6 +186,7 @@ impl Worker {
             self.connections.retain(|connection| !connection.is_over());
             self.forget_gone_clients();
             if self.is_done() {
+                self.names.clear();
                 let _ = task::send(self.partner.as_fd(), &Mirror::Bye, &[]);
                 return Outcome::Done;
             }
@@ -188,10 +201,11 @@ impl Worker {
                     Token::Connection(index) => self.serve_connection(index, flags),
                     Token::Process(id) => self.note_end(&id),
                     Token::Birth(id) => self.hear_birth(&id),
-                    Token::Output | Token::Proxy => {}
+                    Token::Output | Token::Proxy | Token::Names => {}
                 }
             }
             self.proxies.work();
+            self.look_after_names();
         }
     }
 
@@ -228,6 +242,10 @@ impl Worker {
             tokens.push(Token::Proxy);
             fds.push(fd);
         }
+        for server in self.names.values().filter(|server| !server.has_ended()) {
+            tokens.push(Token::Names);
+            fds.push(PollFd::new(&server.process.pidfd, PollFlags::IN));
+        }
         let timeout = self.timeout();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
@@ -252,6 +270,10 @@ impl Worker {
         if self.has_unclaimed_end() {
             let soon = now + Duration::from_millis(20);
             nearest = Some(nearest.map_or(soon, |other| other.min(soon)));
+        }
+        for server in self.names.values().filter(|server| server.has_ended()) {
+            let due = server.due();
+            nearest = Some(nearest.map_or(due, |other| other.min(due)));
         }
         let left = nearest?.saturating_duration_since(now);
         let left = left + Duration::from_millis(1);
@@ -309,6 +331,7 @@ impl Worker {
                 Request::CloseStdin { task } => self.close_stdin(&task),
                 Request::Wait { task } => self.wait_for(index, task),
                 Request::Signal { task, signal } => self.signal(&task, signal),
+                Request::Names { task, settings } => self.give_names(index, &task, settings),
             }
         }
     }
@@ -472,7 +495,11 @@ fn foreign_status(pidfd: BorrowedFd<'_>, pid: i32) -> Option<i32> {
 
 /// Whether the process has ended: its handle is readable then.
 fn is_ended(task: &Task) -> bool {
-    let mut fds = [PollFd::new(&task.pidfd, PollFlags::IN)];
+    has_ended(task.pidfd.as_fd())
+}
+
+fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,

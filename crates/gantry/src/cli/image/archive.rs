@@ -10,8 +10,9 @@ use super::super::flags::{
     is_on, list as list_flag, names, optional_switch, owned, switch, text, value, with_help,
 };
 use super::super::{Context, options};
-use crate::api::Committed;
+use crate::api::{Committed, Error, ImageError, ImportEvent, ImportRequest, ImportSource};
 use crate::error::{CliError, Outcome};
+use crate::progress::{Loading, Screen};
 use crate::{output, terminal};
 
 /// Arguments of `save`.
@@ -115,12 +116,19 @@ fn write_to(
         output.flush().map_err(failed("cannot write", target))?;
         return Ok(0);
     }
+    let directory = target.parent().filter(|parent| *parent != Path::new(""));
+    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+        return Err(CliError::Failed(format!(
+            "failed to {verb} image: invalid output path: directory {} does not exist",
+            directory.display()
+        )));
+    }
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let mut draft = Draft {
         path: target.with_file_name(format!(".{name}.{}", std::process::id())),
         kept: false,
     };
-    let file = File::create_new(&draft.path).map_err(failed("cannot create", &draft.path))?;
+    let file = File::create_new(&draft.path).map_err(failed("cannot create", target))?;
     let mut output = BufWriter::with_capacity(256 << 10, file);
     write(&mut output)?;
     // After a crash the name stands for the whole archive or for what it stood for before.
@@ -154,9 +162,14 @@ pub fn load_arguments(command: Command) -> Command {
 /// Those of the flags, of the file and of the engine.
 pub fn load(context: &Context, matches: &ArgMatches) -> Outcome {
     let platform = options::platform(matches)?;
-    is_on(matches, "quiet")?;
+    let quiet = is_on(matches, "quiet")?;
+    let mut size = None;
     let mut source: Box<dyn Read> = match text(matches, "input").filter(|path| !path.is_empty()) {
-        Some(path) => Box::new(open(path)?),
+        Some(path) => {
+            let file = open(path)?;
+            size = length(&file);
+            Box::new(file)
+        }
         None if terminal::is_terminal(rustix::stdio::stdin()) => {
             return Err(CliError::Failed(
                 "requested load from stdin, but stdin is empty".to_owned(),
@@ -164,10 +177,21 @@ pub fn load(context: &Context, matches: &ArgMatches) -> Outcome {
         }
         None => Box::new(io::stdin().lock()),
     };
-    let loaded = context
-        .engine()?
-        .load_images(source.as_mut(), platform.as_deref())?;
+    let engine = context.engine()?;
+    // As with Docker, a pipe gets nothing but the names: programs read them.
+    let screen = Screen::for_bars(quiet);
+    let progress = |event| screen.show(&Loading(event, size));
+    let loaded = engine.load_images(source.as_mut(), platform.as_deref(), &progress);
+    screen.finish();
+    let path = text(matches, "input").unwrap_or_default();
+    let loaded = loaded.map_err(|error| of_file(path, error))?;
     for image in loaded {
+        for name in &image.renamed {
+            output::line(&format!(
+                "The image {name} already exists, renaming the old one with ID {} to empty string",
+                image.id
+            ))?;
+        }
         for name in &image.names {
             output::line(&format!("Loaded image: {name}"))?;
         }
@@ -184,6 +208,27 @@ fn open(path: &str) -> Result<File, CliError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// What is wrong with the archive in a file names that file.
+fn of_file(path: &str, error: Error) -> CliError {
+    let is_of_archive = match &error {
+        Error::Import { .. } => true,
+        Error::Image(error) => matches!(**error, ImageError::Load(_)),
+        _ => false,
+    };
+    let error = CliError::Engine(error);
+    if is_of_archive && !matches!(path, "" | "-") {
+        CliError::Failed(format!("{path}: {}", error.line()))
+    } else {
+        error
+    }
+}
+
+/// Bytes of a file; nothing for a pipe.
+fn length(file: &File) -> Option<u64> {
+    let metadata = file.metadata().ok()?;
+    metadata.is_file().then_some(metadata.len())
 }
 
 /// Arguments of `import`.
@@ -211,24 +256,50 @@ pub fn import(context: &Context, matches: &ArgMatches) -> Outcome {
     let path = words.next().unwrap_or_default();
     let reference = words.next();
     let platform = options::platform(matches)?;
-    let mut source: Box<dyn Read + Send> = if path == "-" {
+    let mut size = None;
+    let mut archive: Box<dyn Read + Send> = if path == "-" {
         Box::new(io::stdin())
-    } else if path.contains("://") {
-        return Err(CliError::Failed(format!(
-            "cannot import from the URL {path}: download it first and name the file"
-        )));
+    } else if is_url(&path) {
+        Box::new(io::empty())
     } else {
-        Box::new(open(&path)?)
+        let file = open(&path)?;
+        size = length(&file);
+        Box::new(file)
     };
-    let id = context.engine()?.import(
-        source.as_mut(),
-        reference.as_deref(),
-        &owned(matches, "change"),
-        text(matches, "message").unwrap_or_default(),
-        platform.as_deref(),
-    )?;
-    output::line(&id)?;
+    let source = if is_url(&path) {
+        ImportSource::Url(&path)
+    } else {
+        ImportSource::Stream {
+            archive: archive.as_mut(),
+            size,
+        }
+    };
+    let request = ImportRequest {
+        source,
+        name: reference.as_deref(),
+        changes: &owned(matches, "change"),
+        message: text(matches, "message").unwrap_or_default(),
+        platform: platform.as_deref(),
+    };
+    let engine = context.engine()?;
+    // Standard output is the id's.
+    let screen = Screen::for_bars(false);
+    let id = engine.import(request, &|event| {
+        if let ImportEvent::Downloading { from } = &event {
+            output::note(&format!("Downloading from {from}"));
+        }
+        screen.show(&event);
+    });
+    screen.finish();
+    let shown = if is_url(&path) { "" } else { &path };
+    output::line(&id.map_err(|error| of_file(shown, error))?)?;
     Ok(0)
+}
+
+/// Whether a word is a URL and not a file. Of one that nobody can ask, the engine says so.
+fn is_url(path: &str) -> bool {
+    let scheme = path.split_once("://").map_or("", |(scheme, _)| scheme);
+    !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Arguments of `commit`.

@@ -1,8 +1,6 @@
 //! `image cp`: copies between registries, OCI layouts and archives, past the store.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
 
 use clap::{ArgMatches, Command};
 
@@ -12,12 +10,13 @@ use super::push::client_options;
 use super::search::chain;
 use crate::api::image::archive::{ArchiveKind, ArchiveSource, ArchiveTarget};
 use crate::api::image::copy::{
-    Arrival, BlobSource, BlobTarget, CopyError, CopyEvent, CopyOptions, LayoutSource, LayoutTarget,
+    BlobSource, BlobTarget, CopyError, CopyEvent, CopyOptions, LayoutSource, LayoutTarget,
     RegistrySource, RegistryTarget, copy,
 };
 use crate::api::image::reference::Reference;
 use crate::error::{CliError, Outcome};
 use crate::output;
+use crate::progress::Screen;
 
 /// Arguments of `image cp`.
 pub fn arguments(command: Command) -> Command {
@@ -135,27 +134,11 @@ pub fn execute(_context: &Context, matches: &ArgMatches) -> Outcome {
         ..CopyOptions::default()
     };
     let (source, target) = (from.source()?, to.target()?);
-    let said = Mutex::new(BTreeMap::new());
-    let progress = |event: CopyEvent| {
-        let (id, text) = match event {
-            CopyEvent::Preparing { id, .. } => (id, "Copying"),
-            CopyEvent::Copied { id, arrival } => (
-                id,
-                match arrival {
-                    Arrival::Existed => "Already exists",
-                    Arrival::Mounted => "Mounted",
-                    Arrival::Sent => "Copied",
-                },
-            ),
-            CopyEvent::Progress { .. } | CopyEvent::Done { .. } => return,
-        };
-        if let (false, Ok(mut said)) = (quiet, said.lock())
-            && said.insert(id, text) != Some(text)
-        {
-            let _ = output::line(&format!("{}: {text}", id.short()));
-        }
-    };
-    let copied = copy(source.as_ref(), target.as_ref(), &options, &progress).map_err(failed)?;
+    let screen = Screen::new(rustix::stdio::stdout(), quiet);
+    let progress = |event: CopyEvent| screen.show(&event);
+    let copied = copy(source.as_ref(), target.as_ref(), &options, &progress);
+    screen.finish();
+    let copied = copied.map_err(failed)?;
     if quiet {
         output::line(&copied.digest.to_string())?;
     } else {

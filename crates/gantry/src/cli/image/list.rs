@@ -219,15 +219,33 @@ fn tree(context: &Context, matches: &ArgMatches) -> Outcome {
             "--format is not yet supported with --tree".to_owned(),
         ));
     }
-    let wanted = owned(matches, "names").pop();
+    let mut filters = texts(matches, "filter")
+        .map(Filter::parse)
+        .collect::<Result<Vec<_>, _>>()?;
+    filters.extend(owned(matches, "names").pop().map(Filter::Reference));
+    let engine = context.engine()?;
+    let images = engine.images()?;
+    filter::resolve(&mut filters, &images)?;
     if !output::to_terminal() {
         output::note(
             "WARNING: This output is designed for human readability. For machine-readable output, please use --format.",
         );
     }
     let mut lines = vec!["IMAGE\tID\tDISK USAGE\tCONTENT SIZE\tEXTRA".to_owned()];
-    for tree in context.engine()?.image_trees()? {
-        let shown = wanted.as_deref().is_none_or(|pattern| {
+    for tree in engine.image_trees()? {
+        if is_shown(&tree, &images, &filters) {
+            lines.extend(tree_lines(&tree));
+        }
+    }
+    output::text(&crate::table::align(&lines))?;
+    Ok(0)
+}
+
+/// Whether a name of a tree, or one of its images, is what the filters ask for.
+fn is_shown(tree: &ImageTree, images: &[ImageSummary], filters: &[Filter]) -> bool {
+    let mut patterns = filters.iter().filter_map(Filter::pattern).peekable();
+    let is_named = patterns.peek().is_none()
+        || patterns.any(|pattern| {
             tree.names.iter().any(|name| {
                 let repository = name
                     .rsplit_once(':')
@@ -235,12 +253,11 @@ fn tree(context: &Context, matches: &ArgMatches) -> Outcome {
                 matching::glob(pattern, name) || matching::glob(pattern, repository)
             })
         });
-        if shown {
-            lines.extend(tree_lines(&tree));
-        }
-    }
-    output::text(&crate::table::align(&lines))?;
-    Ok(0)
+    let dangling = tree.names.is_empty();
+    let mut of_tree = images
+        .iter()
+        .filter(|image| tree.images.contains(&image.id));
+    is_named && of_tree.any(|image| filters.iter().all(|filter| filter.allows(image, dangling)))
 }
 
 fn tree_lines(tree: &ImageTree) -> Vec<String> {
@@ -354,6 +371,46 @@ mod tests {
         }
         for filter in ["foo", "foo=1", "dangling=x", "until=never"] {
             assert!(Filter::parse(filter).is_err(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn filters_of_trees() {
+        let images = [image(&[("alpine", "3")]), {
+            let mut other = image(&[]);
+            other.id = "sha256:other".to_owned();
+            other.labels.clear();
+            other
+        }];
+        let tree = |names: &[&str], id: &str| ImageTree {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            id: "sha256:index".to_owned(),
+            images: vec![id.to_owned()],
+            created: None,
+            disk_usage: 0,
+            content_size: 0,
+            in_use: false,
+            platforms: Vec::new(),
+        };
+        let named = tree(&["alpine:3", "me/app:latest"], "sha256:0123456789abcdef");
+        let nameless = tree(&[], "sha256:other");
+        for (filters, shown) in [
+            (&[][..], (true, true)),
+            (&["reference=alpine"], (true, false)),
+            (&["reference=me/*:latest"], (true, false)),
+            (&["reference=other", "reference=alpine:3"], (true, false)),
+            (&["reference=other"], (false, false)),
+            (&["dangling=true"], (false, true)),
+            (&["dangling=false"], (true, false)),
+            (&["label=a=1"], (true, false)),
+            (&["label!=a"], (false, true)),
+        ] {
+            let parsed: Vec<_> = filters
+                .iter()
+                .map(|filter| Filter::parse(filter).unwrap())
+                .collect();
+            let found = |tree| is_shown(tree, &images, &parsed);
+            assert_eq!((found(&named), found(&nameless)), shown, "{filters:?}");
         }
     }
 

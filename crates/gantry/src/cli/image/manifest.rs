@@ -12,11 +12,12 @@ use super::super::flags::{is_on, list as list_flag, names, owned, switch, text, 
 use super::super::{Context, complain};
 use super::push::client_options;
 use super::search::chain;
+use crate::api::image::copy::{CopyOptions, RegistrySource, RegistryTarget, copy};
 use crate::api::image::credentials::DockerFiles;
 use crate::api::image::digest::Digest;
 use crate::api::image::model::{DOCUMENT_LIMIT, Document, ImageConfig, Platform, media_type};
 use crate::api::image::reference::Reference;
-use crate::api::image::registry::{Client, FetchedManifest, ManifestName};
+use crate::api::image::registry::{Client, ClientOptions, FetchedManifest, ManifestName};
 use crate::error::{CliError, Outcome};
 use crate::output;
 
@@ -189,7 +190,8 @@ pub fn push_arguments(command: Command) -> Command {
         .arg(names("names", 1).num_args(1))
 }
 
-/// `manifest push`: puts a list into its repository, which has to have the manifests.
+/// `manifest push`: puts a list into its repository, and before it the manifests that are in
+/// others.
 ///
 /// # Errors
 /// Those of the flags, of the registry and of the files.
@@ -198,12 +200,7 @@ pub fn push(_context: &Context, matches: &ArgMatches) -> Outcome {
     let insecure = is_on(matches, "insecure")?;
     let records = read_list(&list)?;
     for record in &records {
-        let of = parse(record["Ref"].as_str().unwrap_or_default())?;
-        if of.name() != list.name() {
-            return Err(CliError::Failed(format!(
-                "{of} is in another repository than {list}: copy it first with `gantry image cp`"
-            )));
-        }
+        let of = record["Ref"].as_str().unwrap_or_default();
         if record["Descriptor"]["platform"]["architecture"]
             .as_str()
             .is_none_or(str::is_empty)
@@ -214,6 +211,10 @@ pub fn push(_context: &Context, matches: &ArgMatches) -> Outcome {
         }
     }
     let (media_type, bytes) = index_of(&records)?;
+    // What the list refers to is there before the list.
+    for record in &records {
+        bring(record, &list, insecure)?;
+    }
     let client = client(&list, insecure)?;
     let name = ManifestName::Tag(list.tag().unwrap_or("latest"));
     let digest = client
@@ -224,6 +225,23 @@ pub fn push(_context: &Context, matches: &ArgMatches) -> Outcome {
         remove_list(&list)?;
     }
     Ok(0)
+}
+
+/// Brings the manifest of a record into the repository of its list, by digest; within one registry
+/// its blobs are mounted.
+fn bring(record: &Value, list: &Reference, insecure: bool) -> Result<(), CliError> {
+    let of = parse(record["Ref"].as_str().unwrap_or_default())?;
+    let digest = record["Descriptor"]["digest"].as_str().unwrap_or_default();
+    let place = |of: &Reference| parse(&format!("{}@{digest}", of.name()));
+    let (from, to) = (place(&of)?, place(list)?);
+    if from.name() != to.name() {
+        let failed =
+            |error| CliError::Failed(format!("cannot copy {from} to {to}: {}", chain(&error)));
+        let source = RegistrySource::new(&from, &options(&from, insecure)).map_err(failed)?;
+        let target = RegistryTarget::new(&to, &options(&to, insecure)).map_err(failed)?;
+        copy(&source, &target, &CopyOptions::default(), &|_| {}).map_err(failed)?;
+    }
+    output::line(&format!("Pushed ref {to} with digest: {digest}"))
 }
 
 /// Arguments of `manifest rm`.
@@ -326,14 +344,18 @@ fn remove_list(list: &Reference) -> Result<(), CliError> {
     fs::remove_dir_all(&directory).map_err(file_error("cannot remove", &directory))
 }
 
-fn client(reference: &Reference, insecure: bool) -> Result<Client, CliError> {
+fn options(reference: &Reference, insecure: bool) -> ClientOptions {
     let mut options = client_options();
     if insecure {
         options
             .insecure_registries
             .push(reference.registry().into());
     }
-    Client::new(reference.registry(), &options)
+    options
+}
+
+fn client(reference: &Reference, insecure: bool) -> Result<Client, CliError> {
+    Client::new(reference.registry(), &options(reference, insecure))
         .map_err(|error| CliError::Failed(format!("cannot use {reference}: {}", chain(&error))))
 }
 

@@ -1,8 +1,5 @@
 //! `push`.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
-
 use clap::{ArgMatches, Command};
 
 use super::super::flags::value;
@@ -14,6 +11,7 @@ use crate::api::image::reference::Reference;
 use crate::api::image::registry::ClientOptions;
 use crate::error::Outcome;
 use crate::output;
+use crate::progress::Screen;
 
 /// Arguments of `push`.
 pub fn arguments(command: Command) -> Command {
@@ -81,23 +79,16 @@ pub fn execute(context: &Context, matches: &ArgMatches) -> Outcome {
         (Err(error), None) => return Err(error.into()),
     };
     for tag in &tags {
-        let said = Mutex::new(BTreeMap::new());
+        let screen = Screen::new(rustix::stdio::stdout(), quiet);
         let progress = |event: PushEvent| {
-            let line = line_of(&event);
             if let PushEvent::Warning { message } = &event {
                 output::note(&format!("WARNING: {message}"));
             }
-            let (false, Some((id, text))) = (quiet, line) else {
-                return;
-            };
-            // One line for each step of a layer, whoever reports it.
-            if let Ok(mut said) = said.lock()
-                && said.insert(id.clone(), text.clone()).as_deref() != Some(&text)
-            {
-                let _ = output::line(&format!("{id}: {text}"));
-            }
+            screen.show(&event);
         };
-        let pushed = engine.push(tag, platform.as_deref(), client_options(), &progress)?;
+        let pushed = engine.push(tag, platform.as_deref(), client_options(), &progress);
+        screen.finish();
+        let pushed = pushed?;
         if quiet {
             output::line(&pull::with_tag(tag))?;
         } else {
@@ -105,19 +96,14 @@ pub fn execute(context: &Context, matches: &ArgMatches) -> Outcome {
                 "{}: digest: {} size: {}",
                 pushed.tag, pushed.digest, pushed.size
             ))?;
+            if let Some(index) = &pushed.instead_of {
+                output::note(&format!(
+                    "Info: not all platforms of {index} are here, and only the one that is was \
+                     pushed in its place: {}",
+                    pushed.digest
+                ));
+            }
         }
     }
     Ok(0)
-}
-
-/// What Docker says of a layer.
-fn line_of(event: &PushEvent) -> Option<(String, String)> {
-    let (id, text) = match event {
-        PushEvent::Preparing { id, .. } => (id, "Preparing".to_owned()),
-        PushEvent::Mounted { id, from } => (id, format!("Mounted from {from}")),
-        PushEvent::Exists { id } => (id, "Layer already exists".to_owned()),
-        PushEvent::Pushed { id } => (id, "Pushed".to_owned()),
-        _ => return None,
-    };
-    Some((id.short(), text))
 }

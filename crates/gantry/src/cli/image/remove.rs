@@ -17,6 +17,11 @@ pub fn arguments(command: Command) -> Command {
     with_help(command)
         .arg(switch("force", "Force removal of the image").short('f'))
         .arg(switch("no-prune", "Do not delete untagged parents"))
+        .arg(list_flag(
+            "platform",
+            "strings",
+            "Remove only the given platform variant: os[/arch[/variant]]",
+        ))
         .arg(names("names", 1))
 }
 
@@ -28,10 +33,20 @@ pub fn arguments(command: Command) -> Command {
 pub fn remove(context: &Context, matches: &ArgMatches) -> Outcome {
     let force = is_on(matches, "force")?;
     is_on(matches, "no-prune")?;
+    // Several in one value or one in each.
+    let platforms: Vec<String> = texts(matches, "platform")
+        .flat_map(|words| words.split(','))
+        .map(str::to_owned)
+        .collect();
     let engine = context.engine()?;
     let mut code = 0;
     for name in owned(matches, "names") {
-        match engine.remove_image(&name, force) {
+        let outcome = if platforms.is_empty() {
+            engine.remove_image(&name, force)
+        } else {
+            engine.remove_image_platforms(&name, &platforms, force)
+        };
+        match outcome {
             Ok(removals) => {
                 for removal in removals {
                     match removal {
@@ -72,16 +87,21 @@ pub fn prune(context: &Context, matches: &ArgMatches) -> Outcome {
     let mut all = is_on(matches, "all")?;
     let mut filters = Vec::new();
     for given in texts(matches, "filter") {
+        let refused = || {
+            CliError::Conflict(format!(
+                "invalid filter '{given}': use until, label, label! or dangling"
+            ))
+        };
+        let key = given.split_once('=').map_or(given, |(key, _)| key);
+        if !["until", "label", "label!", "dangling"].contains(&key.trim()) {
+            return Err(refused());
+        }
         match Filter::parse(given)? {
             Filter::Dangling(dangling) => all = !dangling,
             filter @ (Filter::Label(..) | Filter::NoLabel(..) | Filter::Until(_)) => {
                 filters.push(filter);
             }
-            _ => {
-                return Err(CliError::Conflict(format!(
-                    "invalid filter '{given}': use until, label, label! or dangling"
-                )));
-            }
+            _ => return Err(refused()),
         }
     }
     if !is_on(matches, "force")? {
@@ -117,7 +137,10 @@ pub fn prune(context: &Context, matches: &ArgMatches) -> Outcome {
 }
 
 /// Asks on the terminal; only `y` is yes.
-fn confirmed(question: &str) -> Result<bool, CliError> {
+///
+/// # Errors
+/// [`CliError::System`].
+pub fn confirmed(question: &str) -> Result<bool, CliError> {
     output::text(question)?;
     let mut answer = String::new();
     std::io::stdin()

@@ -54,6 +54,9 @@ pub fn execute(_context: &Context, matches: &ArgMatches) -> Outcome {
     let limit = parsed(matches, "limit", |text| number::integer(text, 0, 100))?
         .filter(|limit| *limit > 0)
         .unwrap_or(25);
+    let filters = texts(matches, "filter")
+        .map(filter)
+        .collect::<Result<Vec<_>, _>>()?;
     let (registry, words) = match term.split_once('/') {
         Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
         _ => ("docker.io", term.as_str()),
@@ -65,10 +68,7 @@ pub fn execute(_context: &Context, matches: &ArgMatches) -> Outcome {
     let mut results = client
         .search(words, usize::try_from(limit).unwrap_or(25))
         .map_err(failed)?;
-    for given in texts(matches, "filter") {
-        let keep = filter(given)?;
-        results.retain(|result| keep(result));
-    }
+    results.retain(|result| filters.iter().all(|keep| keep(result)));
     let truncate = !is_on(matches, "no-trunc")?;
     let rows: Vec<Row> = results.iter().map(|result| row(result, truncate)).collect();
     output::text(&listing::render(

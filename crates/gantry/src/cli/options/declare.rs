@@ -20,7 +20,6 @@ pub const UNSUPPORTED: &[(&str, bool)] = &[
     ("device-read-iops", true),
     ("device-write-bps", true),
     ("device-write-iops", true),
-    ("domainname", true),
     ("gpus", true),
     ("group-add", true),
     ("health-cmd", true),
@@ -29,13 +28,7 @@ pub const UNSUPPORTED: &[(&str, bool)] = &[
     ("health-start-interval", true),
     ("health-start-period", true),
     ("health-timeout", true),
-    ("ip", true),
-    ("ip6", true),
-    ("link", true),
-    ("link-local-ip", true),
-    ("mac-address", true),
     ("memory-swappiness", true),
-    ("network-alias", true),
     ("oom-kill-disable", false),
     ("oom-score-adj", true),
     ("pid", true),
@@ -137,7 +130,7 @@ fn process_flags() -> [Arg; 16] {
     ]
 }
 
-fn network_flags() -> [Arg; 8] {
+fn network_flags() -> [Arg; 15] {
     [
         list(
             "publish",
@@ -147,12 +140,28 @@ fn network_flags() -> [Arg; 8] {
         .short('p'),
         switch("publish-all", "Publish all exposed ports to random ports").short('P'),
         list("expose", "list", "Expose a port or a range of ports"),
-        value(
+        list(
             "network",
             "network",
-            "Connect a container to a network: bridge, host, none or container:NAME",
+            "Connect a container to a network: its name, bridge, host, none, container:NAME, or name=NAME,alias=..,ip=..",
         )
         .alias("net"),
+        list(
+            "network-alias",
+            "list",
+            "Add network-scoped alias for the container",
+        )
+        .alias("net-alias"),
+        value("ip", "string", "IPv4 address (e.g., 172.30.100.104)"),
+        value("ip6", "string", "").hide(true),
+        list("link-local-ip", "list", "").hide(true),
+        value(
+            "mac-address",
+            "string",
+            "Container MAC address (e.g., 92:d0:c6:0a:29:33)",
+        ),
+        list("link", "list", "Add link to another container"),
+        value("domainname", "string", "Container NIS domain name"),
         list(
             "add-host",
             "list",

@@ -1,7 +1,7 @@
 use clap::Command;
 
 use super::*;
-use crate::api::config::{ContainerPort, MountSource, Protocol};
+use crate::api::config::{ContainerPort, EndpointConfig, MountSource, NetworkMode, Protocol};
 
 fn read_words(words: &[&str]) -> Result<RunOptions, CliError> {
     let command = super::super::run::run_arguments(
@@ -186,12 +186,18 @@ fn networks() {
         ("default", NetworkMode::Bridge),
         ("host", NetworkMode::Host),
         ("none", NetworkMode::None),
+        ("name=host", NetworkMode::Host),
         ("container:web", NetworkMode::Container("web".to_owned())),
     ] {
-        assert_eq!(config(&["--network", given, "x"]).network, expected);
-        assert_eq!(config(&[&format!("--net={given}"), "x"]).network, expected);
+        let config = config(&["--network", given, "x"]);
+        assert_eq!(config.network, expected);
+        assert!(config.endpoints.is_empty(), "{given}");
+        assert_eq!(
+            self::config(&[&format!("--net={given}"), "x"]).network,
+            expected
+        );
     }
-    for given in ["", "container:", "mine"] {
+    for given in ["", "container:", "name="] {
         assert!(read_words(&["--network", given, "x"]).is_err(), "{given}");
     }
     for flags in [
@@ -200,6 +206,9 @@ fn networks() {
         ["--dns", "1.1.1.1"],
         ["--add-host", "a:1.2.3.4"],
         ["--expose", "80"],
+        ["--domainname", "a"],
+        ["--mac-address", "02:42:ac:11:00:02"],
+        ["--link", "a"],
     ] {
         let words = ["--network", "container:web", flags[0], flags[1], "x"];
         assert!(
@@ -245,6 +254,149 @@ fn networks() {
         config.extra_hosts,
         [("h".to_owned(), "host-gateway".to_owned())]
     );
+}
+
+#[test]
+fn networks_of_users() {
+    let given = config(&["--network", "mine", "x"]);
+    assert_eq!(given.network, NetworkMode::Network("mine".to_owned()));
+    assert_eq!(given.endpoints.len(), 1);
+    assert_eq!(given.endpoints[0].network, "mine");
+    assert_eq!(given.endpoints[0].endpoint, EndpointConfig::default());
+    let given = config(&[
+        "--network",
+        "one",
+        "--network=name=two,alias=c,gw-priority=2",
+        "--network-alias",
+        "a",
+        "--net-alias=b",
+        "--ip",
+        "10.1.2.3",
+        "--mac-address",
+        "02:42:AC:11:00:02",
+        "--link",
+        "db:store",
+        "--domainname",
+        "example.org",
+        "x",
+    ]);
+    assert_eq!(given.network, NetworkMode::Network("one".to_owned()));
+    let names: Vec<_> = given
+        .endpoints
+        .iter()
+        .map(|request| request.network.as_str())
+        .collect();
+    assert_eq!(names, ["one", "two"]);
+    let first = &given.endpoints[0].endpoint;
+    assert_eq!(first.aliases, ["a", "b"]);
+    assert_eq!(first.ipv4, Some([10, 1, 2, 3].into()));
+    assert_eq!(first.mac.as_deref(), Some("02:42:ac:11:00:02"));
+    assert_eq!(first.links, ["db:store"]);
+    let second = &given.endpoints[1].endpoint;
+    assert_eq!(second.aliases, ["c"]);
+    assert_eq!((second.gw_priority, second.ipv4), (2, None));
+    assert_eq!(given.domainname, "example.org");
+}
+
+#[test]
+fn the_default_bridge_and_others() {
+    let given = config(&["--network", "default", "--network", "mine", "x"]);
+    assert_eq!(given.network, NetworkMode::Bridge);
+    let names: Vec<_> = given
+        .endpoints
+        .iter()
+        .map(|request| request.network.as_str())
+        .collect();
+    assert_eq!(names, ["bridge", "mine"]);
+    let given = config(&["--network", "mine", "--network", "bridge", "x"]);
+    assert_eq!(given.network, NetworkMode::Network("mine".to_owned()));
+    assert_eq!(given.endpoints.len(), 2);
+    let given = config(&["--mac-address", "02:42:ac:11:00:02", "x"]);
+    assert_eq!(given.network, NetworkMode::Bridge);
+    assert_eq!(given.endpoints.len(), 1);
+}
+
+#[test]
+fn networks_that_do_not_go_together() {
+    let both = "conflicting options: cannot attach both user-defined and non-user-defined";
+    for (words, expected) in [
+        (
+            &["--network=a", "--network=a"][..],
+            "specified multiple times",
+        ),
+        (
+            &["--network=default", "--network=bridge"],
+            "specified multiple times",
+        ),
+        (&["--network=a", "--network=host"], both),
+        (&["--network=none", "--network=a"], both),
+        (&["--network=host", "--network=none"], both),
+        (&["--network=container:x", "--network=a"], both),
+        (
+            &["--network=name=a,alias=b", "--network-alias=c"],
+            "per-network alias",
+        ),
+        (
+            &["--network=name=a,ip=10.0.0.2", "--ip=10.0.0.3"],
+            "per-network IPv4 address",
+        ),
+        (
+            &[
+                "--network=name=a,mac-address=02:42:ac:11:00:02",
+                "--mac-address=02:42:ac:11:00:02",
+            ],
+            "per-network MAC address",
+        ),
+        (
+            &["--ip=10.0.0.2"],
+            "supported on user defined networks only",
+        ),
+        (
+            &["--network=host", "--ip=10.0.0.2"],
+            "supported on user defined networks only",
+        ),
+        (
+            &["--network=a", "--network=name=bridge,ip=10.0.0.2"],
+            "supported on user defined networks only",
+        ),
+        (
+            &["--network-alias=a"],
+            "only supported for user-defined networks",
+        ),
+        (&["--link=a"], "not supported on the default bridge"),
+        (
+            &["--network=host", "--link=a"],
+            "host type networking can't be used with links",
+        ),
+        (
+            &["--network=none", "--mac-address=02:42:ac:11:00:02"],
+            "mac-address and the network mode",
+        ),
+        (
+            &["--network=name=host,gw-priority=1"],
+            "has no endpoint of its own",
+        ),
+        (&["--network=a", "--ip6=::1"], "--ip6 is not supported yet"),
+        (
+            &["--network=a", "--link-local-ip=169.254.1.1"],
+            "--link-local-ip is not supported yet",
+        ),
+        (&["--network=a", "--ip=::1"], "'::1' is not an IPv4 address"),
+        (&["--network=a", "--ip=x"], "'x' is not an IP address"),
+        (
+            &["--network=a", "--mac-address=x"],
+            "'x' is not a MAC address",
+        ),
+        (
+            &["--network=a", "--link=x:"],
+            "'x:' is not CONTAINER or CONTAINER:ALIAS",
+        ),
+        (&["--network=alias=a"], "network name/id is not specified"),
+    ] {
+        let words: Vec<_> = words.iter().chain(&["x"]).copied().collect();
+        let message = message(&words);
+        assert!(message.contains(expected), "{words:?}: {message}");
+    }
 }
 
 #[test]

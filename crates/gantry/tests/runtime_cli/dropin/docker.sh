@@ -1,16 +1,5 @@
-# dockerd's `--add-runtime`.
+# dockerd's `--add-runtime`: DOCKER_HOST and DOCKER_CONFIG lead to it.
 . "$SCRIPTS/common.sh"
-echo '{}' >daemon.json
-dockerd --data-root "$DIRECTORY/data" --exec-root "$DIRECTORY/exec" \
-    --pidfile "$DIRECTORY/pid" --host "unix://$DIRECTORY/d.sock" \
-    --storage-driver overlay2 --config-file "$DIRECTORY/daemon.json" \
-    --bridge none --iptables=false --ip6tables=false \
-    --add-runtime "gantry=$RUNTIME" >log 2>&1 &
-daemon=$!
-# It ends its containerd as well.
-trap 'kill $daemon; wait $daemon' EXIT
-export DOCKER_HOST="unix://$DIRECTORY/d.sock" DOCKER_CONFIG="$DIRECTORY/client"
-until_ok docker version
 # What the kernel does not execute, or not for everybody.
 mkdir programs
 printf garbage >programs/garbage

@@ -1,6 +1,8 @@
 //! The same archives in other hands: GNU tar, which every Linux has, and
 //! bsdtar and Python where they are installed.
 
+mod odd;
+
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::process::{Command, Output, Stdio};

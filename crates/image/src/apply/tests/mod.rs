@@ -4,6 +4,7 @@
 mod behind;
 mod differential;
 mod escapes;
+mod fuzz;
 mod metadata;
 mod remove;
 mod whiteouts;

@@ -19,7 +19,9 @@ fn many_pulls_of_one_image_at_once_all_succeed() {
                 barrier.wait();
                 let pulled = pull(&store, &setup.options, &reference, None, &|_| {}).unwrap();
                 assert_eq!(pulled.size, 2_000_000);
-                assert_eq!(store.sweep().unwrap(), 0);
+                // It may take a directory or a lock file that another has just made and not locked
+                // yet; that one makes another.
+                store.sweep().unwrap();
             });
         }
     });
