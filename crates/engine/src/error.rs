@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+pub(crate) use gantry_supervisor::chain;
+
 /// What went wrong, on which object.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -389,16 +391,4 @@ fn start_hint(message: &str) -> Option<&'static str> {
     message
         .contains("executable file not found")
         .then_some("check the command's spelling and that the image holds it")
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

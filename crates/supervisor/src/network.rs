@@ -17,6 +17,7 @@ use gantry_network::ports::{HostPort, PortRequest, reserve};
 use gantry_network::{Protocol, conntrack, sysctl};
 use rustix::fs::{Mode, OFlags};
 
+use crate::chain;
 use crate::order::{
     Attachment, BridgeOrder, EndpointOrder, NetworkOrder, PortOrder, PublishedPort,
 };
@@ -374,16 +375,4 @@ fn protocol(name: &str) -> Protocol {
         "sctp" => Protocol::Sctp,
         _ => Protocol::Tcp,
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -718,14 +718,7 @@ pub(super) fn make_streams(terminal: bool, open_stdin: bool) -> Result<Streams, 
 }
 
 fn error_text(error: &dyn std::error::Error) -> Failure {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    Failure::from(text)
+    Failure::from(crate::chain(error))
 }
 
 fn short(id: &str) -> &str {

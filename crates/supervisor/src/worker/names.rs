@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::Worker;
+use crate::chain;
 
 /// How often a name server that ends is started again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -136,7 +137,6 @@ fn listen(network: &OwnedFd) -> Result<Sockets, String> {
 
 /// What is made in the container's namespace.
 fn make_sockets() -> Result<Sockets, String> {
-    use crate::network::chain;
     // Where nothing routes to 127.0.0.0/8 yet a socket bound to 127.0.0.11 would answer from
     // another address.
     configure_container(&[]).map_err(|error| chain(&error))?;

@@ -287,6 +287,33 @@ fn a_directory_replaces_a_link_to_one() {
     assert_eq!(scratch.names(), ["d", "d/f", "real"]);
 }
 
+/// X3: device nodes keep their mode on a file system without devices and where there is no procfs
+/// (go-archive 0.3.3 opened them, and looked for them in `/proc`).
+#[test]
+fn devices_keep_their_mode_where_none_can_be_opened() {
+    crate::fuzzing::world::in_a_world(|| {
+        assert!(!Path::new("/proc/self").exists());
+        let scratch = Scratch::new();
+        scratch.apply(
+            Archive::new()
+                .item(directory("dev/").mode(0o755))
+                .item(Item::new("dev/ptmx", b'3').device(5, 2).mode(0o666))
+                .item(Item::new("dev/null", b'3').device(1, 3).mode(0o666))
+                .item(Item::new("dev/sda", b'4').device(8, 0).mode(0o660)),
+        );
+        for (path, mode, device) in [
+            ("dev/ptmx", 0o020_666, rustix::fs::makedev(5, 2)),
+            ("dev/null", 0o020_666, rustix::fs::makedev(1, 3)),
+            ("dev/sda", 0o060_660, rustix::fs::makedev(8, 0)),
+        ] {
+            let facts = scratch.facts(path);
+            assert_eq!((facts.mode, facts.device), (mode, device), "{path}");
+        }
+        let opened = File::open(scratch.path.join("root/dev/null"));
+        assert!(opened.is_err(), "the file system should be nodev");
+    });
+}
+
 /// X1: absolute and relative links inside of the layer (moby #52653, #53258).
 #[test]
 fn follows_links_within_the_root() {
