@@ -300,6 +300,7 @@ impl Engine {
     pub(crate) fn finish_removals(&self) -> Result<(), Error> {
         let rows = self.store()?.removed_networks()?;
         for text in rows {
+            // One that cannot be read must not keep the others; its bridge is left to `reset`.
             if let Some(net) = serde_json::from_str(&text)
                 .ok()
                 .and_then(|row| Net::of_row(row).ok())

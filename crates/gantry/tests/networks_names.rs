@@ -244,3 +244,54 @@ fn an_internal_network_asks_nobody() {
     installation.ok(&["rm", "-f", "box-a", "box-b", "box-c"]);
     installation.assert_clean();
 }
+
+/// Processes of a container's supervisor whose command line begins with `program`.
+fn processes(installation: &Installation, container: &str, program: &str) -> Vec<i32> {
+    let id = installation.ok(&["inspect", "-f", "{{.Id}}", container]);
+    let is_one = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.starts_with(program) && line.contains(id.trim())
+    };
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter(is_one)
+        .collect()
+}
+
+#[test]
+fn the_name_server_may_do_nothing_and_outlives_every_death() {
+    let installation = Installation::with_busybox();
+    installation.ok(&["network", "create", "net"]);
+    idle(&installation, "one", &["--network", "net"]);
+    idle(&installation, "two", &["--network", "net"]);
+    let expected = vec![address(&installation, "one", "net")];
+    let server = processes(&installation, "two", "gantry-names");
+    let [pid] = server.as_slice() else {
+        panic!("name servers: {server:?}");
+    };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for line in [
+        "CapEff:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
+    for program in ["gantry-names", "gantry-supervisor", "gantry-supervisor"] {
+        // The youngest: of the supervisor's processes the one that works.
+        let pid = processes(&installation, "two", program)
+            .into_iter()
+            .max()
+            .unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        wait_until("names are looked up again", || {
+            look_up(&installation, "two", "one").as_ref() == Ok(&expected)
+        });
+    }
+    wait_until("one name server is left", || {
+        processes(&installation, "two", "gantry-names").len() == 1
+    });
+}

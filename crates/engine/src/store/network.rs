@@ -296,7 +296,10 @@ impl Store {
         let Some(row) = networks.into_iter().find(|row| row.name == name) else {
             return Ok(false);
         };
-        let text = serde_json::to_string(&row).unwrap_or_default();
+        let text = serde_json::to_string(&row).map_err(|source| Error::Record {
+            id: row.id.clone(),
+            source,
+        })?;
         self.write(Durability::Full, |transaction| {
             let removed = transaction
                 .execute(

@@ -13,13 +13,20 @@ use gantry_network::dns::Server;
 use gantry_network::dns::redirect::{self, Sockets};
 use gantry_sys::process::{Child, Fork, close_all_but, exit_now, fork, set_command_line};
 use rustix::process::Signal;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space};
 
 use super::Worker;
 use crate::chain;
 
 /// How often a name server that ends is started again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What a name server needs once its sockets are there.
+const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
+    effective: CapabilitySet::empty(),
+    permitted: CapabilitySet::empty(),
+    inheritable: CapabilitySet::empty(),
+};
 
 /// A running name server.
 #[derive(Debug)]
@@ -163,6 +170,12 @@ fn live(sockets: &Sockets, settings: &Path) -> ! {
     let Ok((udp, tcp)) = own else { exit_now(1) };
     // The worker's connections and the sandbox's lock are not this one's.
     close_all_but(3, &mut [udp.as_raw_fd(), tcp.as_raw_fd()]);
+    // What it parses comes from containers and strangers, and files of root's it reads as root.
+    let unprivileged = rustix::thread::set_no_new_privs(true)
+        .and_then(|()| rustix::thread::set_capabilities(None, NO_CAPABILITIES));
+    if unprivileged.is_err() {
+        exit_now(1);
+    }
     let _ = set_command_line(&[b"gantry-names", settings.as_os_str().as_encoded_bytes()]);
     if let Ok(server) = Server::new(vec![udp], vec![tcp], settings.to_owned()) {
         let _ = server.run();
